@@ -1,0 +1,59 @@
+"""Every exception that raylight raises on purpose.
+
+::
+
+    RaylightError
+    ├── MisconfigurationException (also ValueError)   a flag, a method or a combination cannot work
+    │   ├── UnknownFlagError (also TypeError)         a Trainer flag that does not exist
+    │   └── UnpicklableError                          an object cannot travel to the workers
+    ├── CheckpointError                               a checkpoint is missing, broken, or not for this model
+    ├── ResourceError                                 the cluster cannot give what the run asks for
+    └── WorkerError                                   a worker process is gone or the engine around it failed
+
+An exception of the user's code is never one of these: it reaches the driver with its own type, and carries where it
+happened as a note (``BaseException.__notes__``, Python 3.11) and in its ``raylight_origin`` attribute.
+"""
+
+from typing import Any
+
+
+class RaylightError(Exception):
+    """Base of all exceptions that raylight raises on purpose."""
+
+
+class MisconfigurationException(RaylightError, ValueError):
+    """A flag, a method or a combination of them cannot work; the message says what was expected."""
+
+
+class UnknownFlagError(MisconfigurationException, TypeError):
+    """A keyword argument of ``Trainer`` that does not exist; the message guesses what was meant."""
+
+
+class UnpicklableError(MisconfigurationException):
+    """A model, datamodule or callback holds something that cannot be sent to the workers; the attribute is named."""
+
+
+class CheckpointError(RaylightError):
+    """A checkpoint is missing, truncated, unsafe, or does not fit the model."""
+
+
+class ResourceError(RaylightError):
+    """The cluster cannot give the resources that the run asks for."""
+
+
+class WorkerError(RaylightError):
+    """A worker process died or stopped answering.
+
+    Args:
+        message: What happened.
+        rank: Global rank of the worker, or None when it had no rank yet.
+        node: Address of the node it ran on, or None when unknown.
+    """
+
+    def __init__(self, message: str, rank: int | None = None, node: str | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.node = node
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.rank, self.node)
