@@ -1,0 +1,26 @@
+"""Callbacks: what a run does beside training. The base class's module tells when each hook is called."""
+
+from raylight.callbacks.base import Callback
+from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
+from raylight.callbacks.early_stopping import EarlyStopping
+from raylight.callbacks.lambda_function import LambdaCallback
+from raylight.callbacks.monitors import LearningRateMonitor
+from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
+from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
+from raylight.callbacks.summary import ModelSummary, RichModelSummary
+
+__all__ = [
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "GradientAccumulationScheduler",
+    "LambdaCallback",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "ModelSummary",
+    "ProgressBar",
+    "RichModelSummary",
+    "RichProgressBar",
+    "TQDMProgressBar",
+    "Timer",
+]

@@ -1,0 +1,253 @@
+"""The checkpoint file: Lightning's keys, plain types only, read without running code.
+
+A checkpoint is a dict, written by ``torch.save``::
+
+    epoch, global_step                  int; counters of finished epochs and optimizer steps
+    pytorch-lightning_version           str; ``LIGHTNING_VERSION``, whose format this is
+    state_dict                          {name: tensor}, without a "module." prefix
+    loops                               {"fit_loop" | "validate_loop" | "test_loop" | "predict_loop": progress}
+    callbacks                           {state_key: state}                          absent when only weights are saved
+    optimizer_states, lr_schedulers     [state, ...]                                absent when only weights are saved
+    MixedPrecision                      state of the gradient scaler                float16 training only
+    hparams_name, hyper_parameters      of the LightningModule                      if it saved any
+    datamodule_hparams_name, datamodule_hyper_parameters                            likewise, of the LightningDataModule
+    <qualified name of the datamodule>  what its ``state_dict`` gave                if it has a state
+    raylight                            what Lightning does not keep: random states, sampler positions, world size
+    anything else                       added by an ``on_save_checkpoint``
+
+Lightning reads this file, and this module reads Lightning's. Only the types that ``torch.load(weights_only=True)``
+accepts are written, and nothing else is accepted when reading: a pickle can run any code, these types cannot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from argparse import Namespace
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from enum import Enum
+from pathlib import PurePath
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from raylight.checkpoint import storage
+from raylight.utilities.exceptions import CheckpointError, MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_warn
+
+LIGHTNING_VERSION = "2.6.6"
+"""Version of PyTorch Lightning whose file format is written."""
+
+MapLocation: TypeAlias = "str | torch.device | dict[str, str] | Callable[[Any, str], Any] | None"
+
+_PLAIN_TYPES = (bool, float, complex, str, bytes, bytearray, torch.device, torch.dtype, torch.layout, torch.Size)
+_LONGEST_INT_BITS = 2000  # the restricted unpickler knows no longer ones
+
+_REFUSED = (
+    re.compile(r"GLOBAL (\S+) was not an allowed global"),
+    re.compile(r"unsupported GLOBAL (\S+) whose module"),
+    re.compile(r"reduce for unrecognized function (.+)"),
+    re.compile(r"allowlisted via `add_safe_globals`,? but got (.+)"),
+)
+
+
+def save(checkpoint: dict[str, Any], path: storage.PathOrURI) -> None:
+    """Write ``checkpoint`` to ``path``; the file appears when it is complete, and replaces an older one then.
+
+    Args:
+        checkpoint: Made plain by ``to_plain`` first; it is not changed.
+        path: A local path or a URI; its parent folders are made.
+    """
+    plain = to_plain(checkpoint)
+    storage.write_atomic(path, lambda stream: torch.save(plain, stream))
+
+
+def load(path: storage.PathOrURI | IO[bytes], map_location: MapLocation = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, of Lightning or of raylight, without running any code that it may hold.
+
+    Args:
+        path: A local path, a URI, ``http(s)://`` included, or a seekable binary stream.
+        map_location: As in ``torch.load``; None puts each tensor on the device where it was when saved, or on the CPU
+            where this machine has no such device.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or corrupt, holds objects that only code can restore, or is not
+            a checkpoint.
+    """
+    if isinstance(path, str) or hasattr(path, "__fspath__"):
+        try:
+            stream = storage.open_read(path)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"There is no checkpoint at {path}. Check the path; nothing was loaded.") from error
+        except OSError as error:
+            raise CheckpointError(f"The checkpoint {path} cannot be opened as a file: {error}.") from error
+        with stream:
+            checkpoint = _read(stream, str(path), map_location)
+    else:
+        checkpoint = _read(path, getattr(path, "name", "stream"), map_location)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise CheckpointError(
+            f"{path} is not a checkpoint: a dict with the key 'state_dict' was expected, but it holds "
+            f"{found or 'nothing'}. Weights alone can be loaded with `model.load_state_dict(torch.load(path))`."
+        )
+    return checkpoint
+
+
+def refuse_unsafe(weights_only: bool | None) -> None:
+    """Check the ``weights_only`` argument of a method that loads a checkpoint.
+
+    Raises:
+        MisconfigurationException: It is False, which asks for arbitrary objects to be unpickled.
+    """
+    if weights_only is False:
+        raise MisconfigurationException(
+            "weights_only=False would let a checkpoint run code, which raylight never does. Leave it out; classes of "
+            "yours that a file may hold can be allowed with `torch.serialization.add_safe_globals([...])`."
+        )
+
+
+def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A copy of ``checkpoint`` that ``torch.load(weights_only=True)`` accepts; tensors are shared, not copied.
+
+    Paths become strings; namespaces, dataclasses and mappings such as AttributeDict become dicts; numpy scalars become
+    numbers, arrays tensors; enums their value; sets and deques lists; named tuples tuples. OrderedDict, Counter stay.
+    What has no plain form is replaced by its ``repr``, and one warning names all such places.
+    """
+    converter = _PlainConverter()
+    plain: dict[str, Any] = converter.convert(checkpoint, "")
+    if converter.replaced:
+        rank_zero_warn(
+            f"The checkpoint keeps only the text of {', '.join(converter.replaced)}: loading such an object would need "
+            "to run code. Leave hyperparameters of this kind out with `save_hyperparameters(ignore=[...])` and pass "
+            "them to `load_from_checkpoint`; keep other state as tensors, numbers, strings, lists and dicts."
+        )
+    return plain
+
+
+class _PlainConverter:
+    """One walk through a checkpoint."""
+
+    def __init__(self) -> None:
+        self.replaced: list[str] = []  # "key.path (type)" of what became its repr
+        self._ancestors: set[int] = set()  # ids of the containers around the current value
+
+    def convert(self, value: Any, key_path: str) -> Any:
+        if value is None or type(value) in _PLAIN_TYPES:
+            return value
+        if isinstance(value, torch.Tensor):
+            return _plain_tensor(value)
+        if isinstance(value, Enum):
+            return self.convert(value.value, key_path)
+        if isinstance(value, PurePath):
+            return str(value)
+        if isinstance(value, np.ndarray):
+            return self._convert_array(value, key_path)
+        if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
+            return self.convert(value.item(), key_path)
+        if isinstance(value, int) and value.bit_length() <= _LONGEST_INT_BITS:
+            return int(value)
+        if isinstance(value, float):
+            return float(value)
+        if isinstance(value, str):  # a subclass, which code would have to restore
+            return str.__str__(value)
+        return self._convert_container(value, key_path)
+
+    def _convert_container(self, value: Any, key_path: str) -> Any:
+        if id(value) in self._ancestors:
+            return self._replace(value, key_path)
+        self._ancestors.add(id(value))
+        try:
+            if isinstance(value, Namespace):
+                return self._convert_items(vars(value).items(), key_path)
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                fields = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+                return self._convert_items(fields, key_path)
+            if isinstance(value, OrderedDict):
+                return self._convert_ordered(value, key_path)
+            if isinstance(value, Counter):  # the milestones of MultiStepLR
+                return Counter(self._convert_items(value.items(), key_path))
+            if isinstance(value, Mapping):
+                return self._convert_items(value.items(), key_path)
+            if isinstance(value, list | tuple | set | frozenset | deque):
+                items = [self.convert(item, f"{key_path}[{index}]") for index, item in enumerate(value)]
+                return tuple(items) if isinstance(value, tuple) else items
+            return self._replace(value, key_path)
+        finally:
+            self._ancestors.discard(id(value))
+
+    def _convert_items(self, items: Iterable[tuple[Any, Any]], key_path: str) -> dict[Any, Any]:
+        converted = {}
+        for key, value in items:
+            item_path = f"{key_path}.{key}" if key_path else str(key)
+            plain_key = self.convert(key, f"{item_path} (key)")
+            converted[plain_key if isinstance(plain_key, Hashable) else repr(key)] = self.convert(value, item_path)
+        return converted
+
+    def _convert_ordered(self, value: OrderedDict[Any, Any], key_path: str) -> OrderedDict[Any, Any]:
+        ordered = OrderedDict(self._convert_items(value.items(), key_path))
+        if hasattr(value, "_metadata"):  # versions of the modules, which `Module.load_state_dict` reads
+            ordered._metadata = self.convert(value._metadata, f"{key_path}._metadata")  # type: ignore[attr-defined]
+        return ordered
+
+    def _convert_array(self, array: np.ndarray[Any, Any], key_path: str) -> Any:
+        try:
+            native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False)
+            return torch.from_numpy(native)
+        except TypeError:  # torch has no such dtype: text, dates, objects
+            return self.convert(array.tolist(), key_path)
+
+    def _replace(self, value: Any, key_path: str) -> str:
+        self.replaced.append(f"{key_path} ({type(value).__qualname__})")
+        return repr(value)
+
+
+def _plain_tensor(tensor: Any) -> Any:
+    """``tensor`` without what code would have to restore: a subclass of the user's, Python attributes, hooks."""
+    if is_traceable_wrapper_subclass(tensor):  # DTensor and quantized weights; torch vouches for their classes
+        return tensor
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return tensor.detach().as_subclass(torch.Tensor)
+    return tensor.detach() if vars(tensor) or tensor._backward_hooks else tensor
+
+
+def _read(stream: IO[bytes], name: str, map_location: MapLocation) -> Any:
+    # No mmap: another process may delete or replace the file while its tensors are in use, which on NFS is a crash.
+    try:
+        return torch.load(stream, map_location=map_location or _saved_device_or_cpu, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a broken file makes the unpickler fail in any way
+        refused = next((match[1] for pattern in _REFUSED if (match := pattern.search(str(error)))), None)
+        if refused is None:
+            raise CheckpointError(
+                f"{name} cannot be read: it is truncated, corrupt, or not written by `torch.save` "
+                f"({type(error).__name__}: {_first_line(error)}). Load an older checkpoint, or copy this one anew."
+            ) from error
+        raise CheckpointError(
+            f"{name} was not loaded: restoring {refused} would run code from the file, and only tensors and plain "
+            "types are accepted. If you trust where it comes from, allow that class with "
+            "`torch.serialization.add_safe_globals([...])`, or read it once with `torch.load(..., weights_only=False)` "
+            "and write it again with `raylight.checkpoint.format.save`."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """What torch says went wrong, without its advice to turn the safe reader off."""
+    text = str(error)
+    if "Weights only load failed" in text:
+        text = text.partition("WeightsUnpickler error:")[2]
+    return next((line.strip()[:200] for line in text.splitlines() if line.strip()), "no details")
+
+
+def _saved_device_or_cpu(tensor_storage: Any, location: str) -> Any:
+    kind = location.partition(":")[0]
+    missing = (
+        (kind == "cuda" and not torch.cuda.is_available())
+        or (kind == "mps" and not torch.backends.mps.is_available())
+        or kind == "xla"
+    )
+    return tensor_storage.cpu() if missing else None  # None: torch's own choice, the device where it was saved

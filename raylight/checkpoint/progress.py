@@ -1,0 +1,107 @@
+"""The ``loops`` part of a checkpoint: Lightning's nested counters, to and from where training stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Position:
+    """Where training stands."""
+
+    epoch: int = 0
+    """Index of the epoch at work: epochs completed."""
+    epoch_is_over: bool = False
+    """All of its batches are done, and its end hooks have begun."""
+    batches_done: int = 0
+    """Batches of this epoch that are trained on; counting goes on from there."""
+    batch_is_open: bool = False
+    """The last of these has not ended its hooks yet."""
+    is_last_batch: bool = False
+    total_batches: int = 0
+    """Batches trained on, over all epochs."""
+    global_step: int = 0
+    """Optimizer steps."""
+    logger_step: int = 0
+    """Batches that stepped."""
+    scheduler_steps: int = 0
+    val_batches: int = 0
+    """Batches of the last validation."""
+
+
+def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
+    """Lightning 2.x's ``loops`` dict for a position in fit."""
+    p = position
+    open_batches = int(p.batch_is_open)
+    steps = _steps(p.global_step if automatic else 0)
+    zero_grads = {name: {**counts, "started": counts["completed"]} for name, counts in steps.items()}
+    batches = {
+        "total": _counts(p.total_batches, open_batches),
+        "current": _counts(p.batches_done, open_batches),
+        "is_last_batch": p.is_last_batch,
+    }
+    val_batches = {"total": _counts(p.val_batches), "current": _counts(p.val_batches), "is_last_batch": p.val_batches > 0}
+    epochs = {
+        "ready": p.epoch + 1,
+        "completed": p.epoch,
+        "started": p.epoch + 1,
+        "processed": p.epoch + int(p.epoch_is_over),
+    }
+    fit_loop = {
+        "state_dict": {},
+        "epoch_loop.state_dict": {"_batches_that_stepped": p.logger_step},
+        "epoch_loop.batch_progress": batches,
+        "epoch_loop.scheduler_progress": _steps(p.scheduler_steps),
+        "epoch_loop.automatic_optimization.state_dict": {},
+        "epoch_loop.automatic_optimization.optim_progress": {"optimizer": {"step": steps, "zero_grad": zero_grads}},
+        "epoch_loop.manual_optimization.state_dict": {},
+        "epoch_loop.manual_optimization.optim_step_progress": _steps(0 if automatic else p.global_step),
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_loop.val_loop.batch_progress": val_batches,
+        "epoch_progress": {"total": dict(epochs), "current": dict(epochs)},
+    }
+    return {
+        "fit_loop": fit_loop,
+        "validate_loop": _evaluation_loop(),
+        "test_loop": _evaluation_loop(),
+        "predict_loop": {"state_dict": {}, "batch_progress": {"total": _counts(0), "current": _counts(0)}},
+    }
+
+
+def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
+    """The position that a checkpoint was saved at; without ``loops``, from its top-level epoch and global_step."""
+    loops = checkpoint.get("loops", {}).get("fit_loop")
+    if not loops or "epoch_progress" not in loops:
+        return Position(epoch=checkpoint.get("epoch", 0), global_step=checkpoint.get("global_step", 0))
+    epochs = loops["epoch_progress"]["current"]
+    batches = loops["epoch_loop.batch_progress"]
+    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    manual = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+    return Position(
+        epoch=epochs["completed"],
+        epoch_is_over=epochs["processed"] > epochs["completed"],
+        batches_done=batches["current"]["ready"],
+        batch_is_open=batches["current"]["ready"] > batches["current"]["completed"],
+        is_last_batch=batches["is_last_batch"],
+        total_batches=batches["total"]["ready"],
+        global_step=automatic or manual,
+        logger_step=loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
+        scheduler_steps=loops["epoch_loop.scheduler_progress"]["total"]["completed"],
+        val_batches=loops["epoch_loop.val_loop.batch_progress"]["current"]["ready"],
+    )
+
+
+def _counts(done: int, still_open: int = 0) -> dict[str, int]:
+    return {"ready": done, "completed": done - still_open, "started": done, "processed": done}
+
+
+def _steps(done: int) -> dict[str, dict[str, int]]:
+    return {"total": {"ready": done, "completed": done}, "current": {"ready": done, "completed": done}}
+
+
+def _evaluation_loop() -> dict[str, Any]:
+    return {
+        "state_dict": {},
+        "batch_progress": {"total": _counts(0), "current": _counts(0), "is_last_batch": False},
+    }

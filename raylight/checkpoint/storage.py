@@ -1,0 +1,271 @@
+"""Files at a local path or behind a URI, through one set of functions.
+
+A path without a scheme is local, and so is ``file://``; both are handled by ``os`` alone. Every other URI (``s3://``,
+``gs://``, ``hdfs://``, ``abfs://``, or any that an installed fsspec package knows) goes through ``pyarrow.fs``, which
+is imported only then.
+
+The characters of a URI's path are taken as they are, so a name such as ``epoch=3 loss=50%.ckpt`` needs no quoting (in
+``file://`` they are percent-decoded, as ``Path.as_uri`` encodes them). What follows a ``?`` are options of the file
+system and not part of the name: ``s3://bucket/run?region=eu-west-1``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from pathlib import PurePath
+from typing import Any, BinaryIO, TypeAlias
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import url2pathname, urlopen
+
+from raylight.utilities.exceptions import MisconfigurationException
+
+PathOrURI: TypeAlias = str | os.PathLike[str]
+
+_URI = re.compile(r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/?]*)(?P<path>[^?]*)(?P<options>\?.*)?", re.DOTALL)
+_COPY_BYTES = 16 * 2**20
+
+
+def is_local(path: PathOrURI) -> bool:
+    """Whether ``path`` is on a file system of this machine, network mounts included."""
+    return _local_path(path) is not None
+
+
+def join(path: PathOrURI, *parts: str) -> str:
+    """``path`` with ``parts`` below it; the options of a URI stay at its end.
+
+    Parts that come from data belong through ``safe_name`` first.
+    """
+    text = _text(path)
+    uri = _URI.fullmatch(text)
+    if uri is None:
+        return os.path.join(text, *parts)
+    pieces = [uri["root"] + uri["path"].rstrip("/"), *(part.strip("/") for part in parts)]
+    return "/".join(piece for piece in pieces if piece) + (uri["options"] or "")
+
+
+def safe_name(name: str) -> str:
+    """``name`` itself, if it stays below the folder that it is joined to.
+
+    Raises:
+        ValueError: It is empty or absolute, has a ``..`` part, a drive, a scheme or a NUL character.
+    """
+    parts = name.replace("\\", "/").split("/")
+    drive_or_scheme = re.match(r"[A-Za-z]:|[A-Za-z0-9+.-]+://", name)
+    if parts[0] == "" or ".." in parts or drive_or_scheme or "\0" in name:
+        raise ValueError(f"The name {name!r} would leave its folder. Use a relative name without '..' parts.")
+    return name
+
+
+def exists(path: PathOrURI) -> bool:
+    """Whether a file or a folder is there."""
+    if (local := _local_path(path)) is not None:
+        return os.path.exists(local)
+    return bool(_remote_info(path).type.name != "NotFound")
+
+
+def make_dirs(path: PathOrURI) -> None:
+    """Make the folder ``path`` and its parents; one that is there is fine."""
+    if (local := _local_path(path)) is not None:
+        os.makedirs(local, exist_ok=True)
+    else:
+        filesystem, key = _remote(path)
+        filesystem.create_dir(key, recursive=True)
+
+
+def list_dir(path: PathOrURI) -> list[str]:
+    """Sorted names of what is in the folder ``path``; none when there is no such folder."""
+    if (local := _local_path(path)) is not None:
+        try:
+            return sorted(os.listdir(local))
+        except FileNotFoundError:
+            return []
+    from pyarrow.fs import FileSelector
+
+    filesystem, key = _remote(path)
+    return sorted(info.base_name for info in filesystem.get_file_info(FileSelector(key, allow_not_found=True)))
+
+
+def modified(path: PathOrURI) -> float:
+    """When ``path`` was last written, in seconds since 1970 UTC; 0.0 if its file system does not tell.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+    """
+    if (local := _local_path(path)) is not None:
+        return os.path.getmtime(local)
+    info = _remote_info(path)
+    if info.type.name == "NotFound":
+        raise FileNotFoundError(f"{_text(path)} does not exist.")
+    return 0.0 if info.mtime is None else float(info.mtime.timestamp())
+
+
+def delete(path: PathOrURI) -> None:
+    """Delete the file, the symbolic link, or the folder with all that is in it; a missing one is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        if (local := _local_path(path)) is not None:
+            if os.path.isdir(local) and not os.path.islink(local):
+                shutil.rmtree(local)
+            else:
+                os.unlink(local)
+            return
+        filesystem, key = _remote(path)
+        if filesystem.get_file_info(key).type.name == "Directory":
+            filesystem.delete_dir(key)
+        else:
+            filesystem.delete_file(key)
+
+
+def open_read(path: PathOrURI) -> BinaryIO:
+    """A seekable stream of the file's bytes, for the caller to close.
+
+    A remote file, ``http(s)://`` included, is first copied into a temporary file without a name: its readers seek
+    often, and each seek would be a request.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+    """
+    if (local := _local_path(path)) is not None:
+        return open(local, "rb")
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    try:
+        with _open_remote(path) as source:
+            shutil.copyfileobj(source, copy, _COPY_BYTES)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def write_atomic(path: PathOrURI, write: Callable[[BinaryIO], None]) -> None:
+    """Have ``write`` fill a file that appears at ``path`` only when it is complete.
+
+    It is written under a temporary name in the same folder, whose parents are made, and then renamed. Whatever goes
+    wrong, an interrupt included, the temporary file is removed, and an older file at ``path`` stays as it was.
+    """
+    if (local := _local_path(path)) is not None:
+        _write_local(local, write)
+    else:
+        _write_remote(*_remote(path), write)
+
+
+def _write_local(path: str, write: Callable[[BinaryIO], None]) -> None:
+    folder = os.path.dirname(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    temporary = os.path.join(folder, _temporary_name())
+    try:
+        with open(temporary, "xb") as stream:  # not tempfile: its files are closed to everyone but their owner
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _write_remote(filesystem: Any, key: str, write: Callable[[BinaryIO], None]) -> None:
+    # Under a temporary name even where an upload is atomic: pyarrow completes an upload that failed half-way.
+    folder = key.rpartition("/")[0]
+    temporary = f"{folder}/{_temporary_name()}"
+    try:
+        if folder:
+            filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(temporary, compression=None) as stream:
+            write(stream)
+        _move(filesystem, temporary, key)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise
+
+
+def _move(filesystem: Any, source: str, target: str) -> None:
+    try:
+        filesystem.move(source, target)
+    except OSError:  # S3 copies nothing above 5 GiB by itself, and its "move" is such a copy
+        with (
+            filesystem.open_input_stream(source, compression=None) as reader,
+            filesystem.open_output_stream(target, compression=None) as writer,
+        ):
+            shutil.copyfileobj(reader, writer, _COPY_BYTES)
+        filesystem.delete_file(source)
+
+
+def _temporary_name() -> str:
+    return f".{uuid.uuid4().hex}.tmp"
+
+
+def _text(path: PathOrURI) -> str:
+    text = os.fspath(path)
+    if isinstance(path, PurePath):  # Path("s3://bucket") has already become "s3:/bucket"
+        text = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]+):/(?!/)", r"\1://", text)
+    return text
+
+
+def _local_path(path: PathOrURI) -> str | None:
+    """The path for ``os``, or None when ``path`` is remote."""
+    text = _text(path)
+    if text.startswith("file://"):
+        return url2pathname(urlsplit(text).path)
+    return text if _URI.fullmatch(text) is None else None
+
+
+def _remote(path: PathOrURI) -> tuple[Any, str]:
+    """The ``pyarrow.fs.FileSystem`` of a URI, and the path in it."""
+    uri = _URI.fullmatch(_text(path))
+    assert uri is not None
+    # Only the root is given to the parsers of URIs: they refuse or decode what may well stand in a file's name.
+    filesystem, base = _remote_root(uri["root"] + (uri["options"] or ""))
+    return filesystem, (base.rstrip("/") + uri["path"]).rstrip("/")
+
+
+@functools.lru_cache  # opening S3 without a region asks the network where the bucket is
+def _remote_root(uri: str) -> tuple[Any, str]:
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
+
+    try:
+        filesystem, base = FileSystem.from_uri(uri)
+        return filesystem, str(base)
+    except ArrowInvalid as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise MisconfigurationException(f"The URI {uri!r} cannot be used: {error}") from error
+    import fsspec
+
+    try:
+        filesystem, base = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise MisconfigurationException(
+            f"No file system is known for {uri!r} ({error}). Use a local path, file://, s3://, gs://, hdfs:// or "
+            "abfs://, or install the fsspec package of that scheme."
+        ) from error
+    return PyFileSystem(FSSpecHandler(filesystem)), str(base)
+
+
+def _remote_info(path: PathOrURI) -> Any:
+    filesystem, key = _remote(path)
+    return filesystem.get_file_info(key)
+
+
+def _open_remote(path: PathOrURI) -> Any:
+    text = _text(path)
+    if text.startswith(("http://", "https://")):
+        try:
+            return urlopen(text)
+        except HTTPError as error:
+            error.close()
+            if error.code == 404:
+                raise FileNotFoundError(f"{text} does not exist.") from error
+            raise
+    filesystem, key = _remote(path)
+    return filesystem.open_input_stream(key, compression=None)

@@ -1,0 +1,148 @@
+"""accelerator, devices, num_nodes and num_workers -> how many workers, what each needs, and whether Ray is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from raylight.config.flags import TrainerConfig
+from raylight.utilities.exceptions import MisconfigurationException
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+ELSEWHERE = ("tpu", "mps", "hpu", "ipu", "xla")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a run's workers go."""
+
+    device_type: str
+    """"cpu" or "cuda"."""
+    num_workers: int
+    """Workers in all: the world size."""
+    num_nodes: int
+    """Nodes that the workers must be spread over evenly; 1 leaves it to Ray."""
+    resources: dict[str, float]
+    """Ray resources of one worker."""
+    use_ray: bool
+    """False: the one worker is this process."""
+    device_index: int
+    """CUDA device of the worker when it is this process; in a Ray worker it is always its own first."""
+
+    @property
+    def backend(self) -> str:
+        """torch.distributed backend."""
+        return "nccl" if self.device_type == "cuda" else "gloo"
+
+
+def wants_ray(config: TrainerConfig) -> bool:
+    """Whether the run goes to Ray, as far as that can be told without asking a cluster."""
+    if config.launcher != "auto":
+        return config.launcher == "ray"
+    if config.num_workers is not None or config.resources_per_worker is not None or config.num_nodes > 1:
+        return True
+    needs_remote_gpu = config.accelerator in ("gpu", "cuda") and not torch.cuda.is_available()
+    return needs_remote_gpu or _count(config.devices, _device_type(config, 0), torch.cuda.device_count()) > 1
+
+
+def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
+    """Work out the placement.
+
+    Args:
+        cluster_gpus: GPUs of the Ray cluster; 0 when Ray is not used.
+
+    Raises:
+        ValueError: The accelerator does not exist.
+        MisconfigurationException: It is not there, or the devices asked for are not.
+    """
+    use_ray = wants_ray(config)
+    device_type = _device_type(config, cluster_gpus if use_ray else 0)
+    present = cluster_gpus if use_ray else torch.cuda.device_count()
+    per_node = _count(config.devices, device_type, present)
+    num_workers = config.num_workers if config.num_workers is not None else per_node * config.num_nodes
+    _check_count(config, num_workers, per_node)
+    if not use_ray:
+        _check_local(config, device_type, num_workers, present)
+    return Placement(
+        device_type=device_type,
+        num_workers=num_workers,
+        num_nodes=config.num_nodes,
+        resources=_resources(config, device_type),
+        use_ray=use_ray,
+        device_index=_first_index(config.devices),
+    )
+
+
+def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
+    name = config.accelerator
+    if not isinstance(name, str) or name not in ACCELERATORS:
+        if name in ELSEWHERE:
+            raise MisconfigurationException(f"accelerator={name!r} is not supported: use 'cpu', 'gpu' or 'auto'.")
+        known = ", ".join(map(repr, ACCELERATORS))
+        raise ValueError(f"accelerator={name!r} does not exist: use one of {known}.")
+    has_gpu = torch.cuda.is_available() or cluster_gpus > 0
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return "cpu" if name == "cpu" else "cuda"
+
+
+def _count(devices: Any, device_type: str, present: int) -> int:
+    """Workers on one node that ``devices`` asks for."""
+    if devices == "auto":
+        return max(present, 1) if device_type == "cuda" else 1
+    if isinstance(devices, str):
+        devices = [int(part) for part in devices.split(",") if part.strip()] if "," in devices else _parse_int(devices)
+    if isinstance(devices, list | tuple):
+        if not devices:
+            raise MisconfigurationException(f"devices={devices!r} asks for no device: give at least one.")
+        return len(devices)
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices == 0 or devices < -1:
+        raise MisconfigurationException(f"devices={devices!r} must be 'auto', a count >= 1, -1, or a list of indices.")
+    if devices == -1:
+        if device_type == "cpu":
+            raise MisconfigurationException("devices=-1 means all GPUs, but this run is on CPU: give a count.")
+        return max(present, 1)
+    return devices
+
+
+def _parse_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise MisconfigurationException(f"devices={text!r} must be 'auto', a count, or indices such as '0,1'.") from None
+
+
+def _first_index(devices: Any) -> int:
+    if isinstance(devices, str) and "," in devices:
+        return int(devices.split(",")[0])
+    return int(devices[0]) if isinstance(devices, list | tuple) and devices else 0
+
+
+def _check_count(config: TrainerConfig, num_workers: int, per_node: int) -> None:
+    if config.num_workers is not None and config.devices != "auto" and per_node * config.num_nodes != num_workers:
+        raise MisconfigurationException(
+            f"num_workers={num_workers} contradicts devices={config.devices!r} x num_nodes={config.num_nodes}: "
+            "give one or the other."
+        )
+
+
+def _check_local(config: TrainerConfig, device_type: str, num_workers: int, present: int) -> None:
+    if num_workers > 1 or config.num_nodes > 1:
+        raise MisconfigurationException(
+            f"launcher='local' runs one worker in this process, but {num_workers} are asked for: "
+            "use launcher='ray', or devices=1."
+        )
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise MisconfigurationException(
+            f"accelerator={config.accelerator!r} asks for a GPU, but this process sees none (No supported gpu "
+            "backend found!): use accelerator='cpu', or launcher='ray' on a cluster that has GPUs."
+        )
+    if device_type == "cuda" and _first_index(config.devices) >= present:
+        raise MisconfigurationException(f"devices={config.devices!r} names a GPU that is not here: there are {present}.")
+
+
+def _resources(config: TrainerConfig, device_type: str) -> dict[str, float]:
+    resources: dict[str, float] = {"CPU": 1.0, **({"GPU": 1.0} if device_type == "cuda" else {})}
+    return {**resources, **(config.resources_per_worker or {})}

@@ -1,0 +1,192 @@
+"""What crosses between driver and worker: a Job out, events while it runs, an Outcome back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from raylight.config.flags import TrainerConfig
+
+if TYPE_CHECKING:
+    from raylight.config.accelerators import Placement
+
+
+class StrEnum(str, Enum):
+    """A string that is one of a few; compares equal to its value."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class TrainerFn(StrEnum):
+    """Which method of the Trainer runs."""
+
+    FITTING = "fit"
+    VALIDATING = "validate"
+    TESTING = "test"
+    PREDICTING = "predict"
+
+
+class RunningStage(StrEnum):
+    """Which kind of batch is at work."""
+
+    TRAINING = "train"
+    SANITY_CHECKING = "sanity_check"
+    VALIDATING = "validate"
+    TESTING = "test"
+    PREDICTING = "predict"
+
+    @property
+    def evaluating(self) -> bool:
+        return self in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING, RunningStage.TESTING)
+
+    @property
+    def dataloader_prefix(self) -> str:
+        """"train", "val", "test" or "predict": how methods and flags of this stage's data begin."""
+        in_validation = self in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING)
+        return "val" if in_validation else str(self.value)
+
+    @property
+    def hook_prefix(self) -> str:
+        """"train", "validation", "test" or "predict": how hooks of this stage are named."""
+        in_validation = self in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING)
+        return "validation" if in_validation else str(self.value)
+
+
+class TrainerStatus(StrEnum):
+    """How far a call has come."""
+
+    INITIALIZING = "initializing"
+    RUNNING = "running"
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass
+class DataSource:
+    """The user's loaders of one call, or the datamodule that makes them; all None: the model makes them."""
+
+    train: Any = None
+    val: Any = None
+    test: Any = None
+    predict: Any = None
+    datamodule: Any = None
+
+
+@dataclass(frozen=True)
+class LoggerInfo:
+    """What a worker must know of a logger that lives on the driver."""
+
+    name: str | None
+    version: int | str | None
+    save_dir: str | None
+    log_dir: str | None
+    root_dir: str | None
+    class_name: str
+
+
+@dataclass
+class Job:
+    """One call of fit, validate, test or predict: everything a worker needs to do it."""
+
+    fn: TrainerFn
+    config: TrainerConfig
+    placement: Placement
+    model: Any
+    data: DataSource
+    callbacks: list[Any]
+    progress: dict[str, Any]
+    """Counters of the trainer so far, as ``TrainState.progress`` gives them: a second fit goes on from there."""
+    ckpt_path: str | None = None
+    checkpoint: dict[str, Any] | None = None
+    """The checkpoint's content when only the driver can read ``ckpt_path``."""
+    log_dir: str | None = None
+    """Where logs of this run go, a path of the driver's; None when nothing is logged."""
+    root_dir: str = "."
+    """Absolute default_root_dir on the driver."""
+    loggers: list[Any] = field(default_factory=list)
+    """The loggers themselves in the local engine, a LoggerInfo each for a worker."""
+    return_predictions: bool = True
+    trainer: Any = None
+    """What hooks see as ``trainer``: the user's Trainer in the local engine; None in a worker, which makes its own."""
+
+
+@dataclass
+class Outcome:
+    """What comes back from rank 0 when a call is over."""
+
+    state: Any
+    """The TrainState, with all metrics on the CPU."""
+    weights: dict[str, Any] | None = None
+    """The model's state_dict on the CPU; None in the local engine, where the model is the user's own."""
+    model_state: dict[str, Any] = field(default_factory=dict)
+    """Plain attributes of the model that changed."""
+    callback_states: list[dict[str, Any]] = field(default_factory=list)
+    """``__dict__`` of each callback, in the Job's order, without what cannot be pickled."""
+    datamodule_state: dict[str, Any] = field(default_factory=dict)
+    results: list[dict[str, float]] = field(default_factory=list)
+    """validate and test: the metrics of each dataloader."""
+    predictions: list[Any] | None = None
+    """predict: a list of batches, or a list of those per dataloader; in dataset order."""
+    interrupted: bool = False
+    """The run stopped early because the driver asked for it."""
+
+
+# Events, worker -> driver, in the order they happened
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a bar stands. A new ``key`` opens a bar; ``done`` closes it."""
+
+    key: str
+    """"sanity_check", "train", "validate", "test" or "predict"."""
+    description: str
+    completed: int
+    total: float
+    """Batches in all, inf when unknown."""
+    metrics: dict[str, float | str]
+    done: bool = False
+    style: str = "rich"
+    """"rich" or "tqdm"."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Something to print on the driver's terminal."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A row for every logger."""
+
+    metrics: dict[str, float]
+    step: int
+
+
+@dataclass(frozen=True)
+class LoggerCall:
+    """A call of a logger's method, or of a method of its ``experiment``, to be made on the driver."""
+
+    index: int
+    """Which logger."""
+    path: tuple[str, ...]
+    """Attribute names from the logger to the method, such as ("experiment", "add_image")."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileChunk:
+    """A piece of a file that a worker on another host hands to the driver."""
+
+    path: str
+    offset: int
+    data: bytes
+    last: bool
+
+
+Event = Progress | Text | Metrics | LoggerCall | FileChunk

@@ -1,0 +1,346 @@
+"""Hyperparameters: arguments of ``__init__``, remembered, logged, saved, and given back when a checkpoint is loaded."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import csv
+import dataclasses
+import functools
+import inspect
+import io
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, MutableMapping
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+
+from torch import nn
+
+from raylight.checkpoint import storage
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_warn
+
+
+class AttributeDict(dict[str, Any]):
+    """A dict whose items are attributes too.
+
+    >>> hparams = AttributeDict(lr=0.1)
+    >>> hparams.batch_size = 32
+    >>> hparams["batch_size"], hparams.lr
+    (32, 0.1)
+    """
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError as error:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{key}'") from error
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+    def __delattr__(self, key: str) -> None:
+        del self[key]
+
+    def __repr__(self) -> str:
+        """A line per item, sorted, values aligned."""
+        width = max((len(str(key)) for key in self), default=0) + 3
+        return "\n".join(f"{chr(34) + str(key) + chr(34) + ':':<{width}} {self[key]}" for key in sorted(self, key=str))
+
+
+class HyperparametersMixin:
+    """``save_hyperparameters`` and what it saved."""
+
+    __jit_unused_properties__: ClassVar[list[str]] = ["hparams", "hparams_initial"]
+
+    _log_hyperparams: bool = False
+    _hparams_name: str | None = None
+    """Argument of ``__init__`` that ``hparams`` was as a whole; "kwargs" if they are arguments by themselves."""
+    _hparams: AttributeDict
+    _hparams_initial: AttributeDict
+
+    def save_hyperparameters(
+        self,
+        *args: Any,
+        ignore: str | Iterable[str] | None = None,
+        frame: FrameType | None = None,
+        logger: bool = True,
+    ) -> None:
+        """Save arguments of ``__init__`` in ``hparams``, from where they go to the loggers and into checkpoints.
+
+        Called in ``__init__`` of a class and of its subclasses, each call adds to what is there.
+
+        Args:
+            args: Names of arguments to save; or one dict or Namespace to save instead; nothing: all arguments of all
+                ``__init__`` under way, the subclass's included, with ``**kwargs`` flattened.
+            ignore: Names to leave out, and to drop if they have been saved before.
+            frame: Where to look for ``__init__``; None: where this method is called.
+            logger: Send the hyperparameters to the loggers when a run starts.
+
+        Raises:
+            MisconfigurationException: A name is no argument of ``__init__``, a value cannot be copied, or the object
+                given is neither dict nor Namespace.
+        """
+        self._log_hyperparams = logger
+        if len(args) == 1 and not args[0]:  # an empty container has nothing to save
+            return
+        if frame is None:
+            frame = inspect.currentframe()
+            frame = frame.f_back if frame else None
+        ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
+        arguments = {name: value for name, value in _init_arguments(self, frame).items() if name not in ignored}
+        hparams, self._hparams_name = _select(arguments, args)
+        self._set_hparams(hparams)
+        self.remove_ignored_hparams(ignored)
+        for name, value in self._hparams.items():
+            if isinstance(value, nn.Module):
+                rank_zero_warn(
+                    f"Attribute {name!r} is an instance of `nn.Module` and is already saved during checkpointing. "
+                    f"It is recommended to ignore them using `self.save_hyperparameters(ignore=[{name!r}])`."
+                )
+        self._hparams_initial = _copy(self._hparams)
+
+    @property
+    def hparams(self) -> AttributeDict:
+        """What ``save_hyperparameters`` saved; may be changed. ``hparams_initial`` keeps the values as they were."""
+        if not hasattr(self, "_hparams"):
+            self._hparams = AttributeDict()
+        return self._hparams
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """A copy of ``hparams`` as the last ``save_hyperparameters`` left them."""
+        return copy.deepcopy(self._hparams_initial) if hasattr(self, "_hparams_initial") else AttributeDict()
+
+    def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
+        """Drop names from ``hparams``, e.g. those that a base class saved."""
+        for name in ignore_list:
+            self.hparams.pop(name, None)
+
+    def _set_hparams(self, hparams: MutableMapping[str, Any] | Namespace) -> None:
+        """Add ``hparams`` to those that are there; a mapping that is no dict (OmegaConf's) replaces them."""
+        added, current = _to_mapping(hparams), cast(Any, self.hparams)
+        if isinstance(added, dict) and isinstance(current, dict):
+            current.update(added)
+        else:
+            self._hparams = cast(AttributeDict, added)
+
+
+def _init_arguments(owner: Any, frame: FrameType | None) -> dict[str, Any]:
+    if dataclasses.is_dataclass(owner):  # its generated __init__ says no super()
+        return {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner) if field.init}
+    return _collect_init_arguments(frame)
+
+
+def _collect_init_arguments(frame: FrameType | None) -> dict[str, Any]:
+    """Arguments of the ``__init__`` calls around ``frame``, those of the outermost, most derived class winning.
+
+    The first such call may be further out, around a helper method; from there on they must follow each other.
+    """
+    arguments: dict[str, Any] = {}
+    inside = False
+    while frame is not None:
+        found = _init_call_arguments(frame)
+        if found is not None:
+            arguments.update(found)
+            inside = True
+        elif inside:
+            break
+        frame = frame.f_back
+    return arguments
+
+
+def _init_call_arguments(frame: FrameType) -> dict[str, Any] | None:
+    """The arguments, ``self`` and ``*args`` aside, if ``frame`` is the ``__init__`` of a class with hyperparameters.
+
+    Python keeps the class at hand only in a method that says ``super()``: one without is not recognised, as in
+    Lightning.
+    """
+    if frame.f_code.co_name != "__init__" or "__class__" not in (variables := frame.f_locals):
+        return None
+    own, *parameters = inspect.signature(variables["__class__"].__init__).parameters.values()
+    if not isinstance(variables.get(own.name), HyperparametersMixin):
+        return None
+    arguments: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments.update(variables.get(parameter.name, {}))
+        elif parameter.kind is not parameter.VAR_POSITIONAL and parameter.name in variables:
+            arguments[parameter.name] = variables[parameter.name]
+    return arguments
+
+
+def _select(arguments: dict[str, Any], chosen: tuple[Any, ...]) -> tuple[Any, str | None]:
+    """What to save of ``arguments``, and the name under which it was handed to ``__init__``."""
+    if not chosen:
+        return arguments, "kwargs" if arguments else None
+    objects = [choice for choice in chosen if not isinstance(choice, str)]
+    if objects:
+        if len(chosen) > 1:
+            raise MisconfigurationException(
+                "save_hyperparameters takes either names of arguments, or one dict or Namespace; it got "
+                f"{', '.join(type(choice).__name__ for choice in chosen)}. Call it once for each."
+            )
+        return objects[0], next((name for name, value in arguments.items() if _equal(value, objects[0])), None)
+    unknown = [name for name in chosen if name not in arguments]
+    if unknown:
+        raise MisconfigurationException(
+            f"save_hyperparameters was given {', '.join(map(repr, unknown))}, but __init__ has only the arguments "
+            f"{', '.join(map(repr, arguments)) or 'none'}."
+        )
+    return {name: arguments[name] for name in chosen}, "kwargs"
+
+
+def _equal(left: Any, right: Any) -> bool:
+    try:
+        return bool(left == right)
+    except (ValueError, RuntimeError, TypeError):  # arrays and tensors compare element by element
+        return left is right
+
+
+def _to_mapping(hparams: Any) -> MutableMapping[str, Any]:
+    if isinstance(hparams, Namespace):
+        hparams = vars(hparams)
+    if isinstance(hparams, dict):
+        return AttributeDict(hparams)
+    if isinstance(hparams, MutableMapping):
+        return hparams
+    raise MisconfigurationException(
+        f"Unsupported config type of {type(hparams)}: save_hyperparameters takes names of arguments, a dict or a "
+        "Namespace. Pass a dataclass as `dataclasses.asdict(...)`."
+    )
+
+
+def _copy(hparams: AttributeDict) -> AttributeDict:
+    try:
+        return copy.deepcopy(hparams)
+    except Exception as error:  # whatever a value's own copying raises
+        culprits = [name for name, value in hparams.items() if not _can_copy(value)]
+        raise MisconfigurationException(
+            f"The hyperparameters {', '.join(map(repr, culprits))} cannot be copied ({error}). Leave them out with "
+            f"`self.save_hyperparameters(ignore={culprits})`."
+        ) from error
+
+
+def _can_copy(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        return False
+    return True
+
+
+# What load_from_checkpoint of LightningModule and of LightningDataModule share
+
+
+class HasHyperparametersKeys(Protocol):
+    """A class that says under which keys its hyperparameters stand in a checkpoint."""
+
+    CHECKPOINT_HYPER_PARAMS_KEY: ClassVar[str]
+    CHECKPOINT_HYPER_PARAMS_NAME: ClassVar[str]
+
+
+def load_init_kwargs(
+    cls: type[HasHyperparametersKeys],
+    checkpoint: Mapping[str, Any],
+    hparams_file: storage.PathOrURI | None,
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Keyword arguments with which to make a ``cls`` again.
+
+    Args:
+        cls: The class whose ``__init__`` is going to be called.
+        checkpoint: As read; it is not changed.
+        hparams_file: A ``.yaml`` or ``.csv`` file whose hyperparameters take the place of those stored; None: stored.
+        overrides: Arguments of the user's; they win over those stored. Where the stored hyperparameters are one
+            argument (a dict or Namespace), an override that is no argument itself replaces an entry of it.
+
+    Raises:
+        MisconfigurationException: An override is no argument of ``__init__``; the file is missing or of another kind.
+    """
+    if hparams_file is None:
+        stored = AttributeDict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) or {})
+    else:
+        stored = load_hparams_file(hparams_file)
+    # Names that LightningCLI adds to find classes by; a file does not choose what is imported.
+    stored = AttributeDict({key: value for key, value in stored.items() if key not in ("_instantiator", "_class_path")})
+
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [parameter.name for parameter in parameters if parameter.kind not in variadic]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+    as_argument = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME)
+    if as_argument in names:
+        stored.update({key: value for key, value in overrides.items() if key not in names})
+        return {as_argument: stored, **{key: value for key, value in overrides.items() if key in names or takes_any}}
+    if takes_any:
+        return {**stored, **overrides}
+    unknown = [key for key in overrides if key not in names]
+    if unknown:
+        raise MisconfigurationException(
+            f"{cls.__name__}.__init__ takes no {', '.join(map(repr, unknown))}; its arguments are "
+            f"{', '.join(map(repr, names)) or 'none'}."
+        )
+    return {**{key: value for key, value in stored.items() if key in names}, **overrides}
+
+
+def load_hparams_file(path: storage.PathOrURI) -> AttributeDict:
+    """Hyperparameters from a ``hparams.yaml``, or from a ``.csv`` with the columns key and value.
+
+    Raises:
+        MisconfigurationException: There is no such file, or its name ends otherwise.
+    """
+    extension = str(path).lower().rpartition(".")[2]
+    if extension not in ("yaml", "yml", "csv"):
+        raise MisconfigurationException(f"hparams_file must be a .csv, .yml or .yaml file, not {path}.")
+    try:
+        with storage.open_read(path) as stream:
+            text = stream.read().decode()
+    except FileNotFoundError as error:
+        raise MisconfigurationException(f"hparams_file {path} does not exist.") from error
+    return AttributeDict(_parse_csv(text) if extension == "csv" else _parse_yaml(text))
+
+
+def _parse_csv(text: str) -> dict[str, Any]:
+    def convert(value: str) -> Any:
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+
+    rows = list(csv.reader(io.StringIO(text, newline="")))[1:]  # below the names of the columns
+    return {key: convert(value) for key, value in rows}
+
+
+def _parse_yaml(text: str) -> dict[str, Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """The safe loader, and tuples, which Lightning writes with a tag of Python's."""
+
+    Loader.add_constructor(
+        "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+    )
+    return yaml.load(text, Loader) or {}
+
+
+if TYPE_CHECKING:
+    class_only = classmethod
+else:
+
+    class class_only(classmethod):  # noqa: N801 - reads as the decorator it is
+        """A classmethod that refuses to be called on an instance, where its result would be lost."""
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            method = super().__get__(instance, owner)
+            if instance is None:
+                return method
+
+            # Raised by the call, not here: inspection of an instance touches every attribute.
+            @functools.wraps(method)
+            def refuse(*args: Any, **kwargs: Any) -> None:
+                name = f"{type(instance).__name__}.{method.__name__}"
+                raise TypeError(f"`{name}` makes a new object: call it on the class, and use what it returns.")
+
+            return refuse

@@ -1,0 +1,209 @@
+"""The worker actor: one process of a pool, joined with the others in a process group, doing one Job after another."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from raylight.config.messages import Event, Job, Outcome, TrainerFn
+from raylight.engine.failures import Failure, describe
+from raylight.utilities import seed, tree
+from raylight.worker.control import StopRequest
+from raylight.worker.data import IN_ACTOR_VARIABLE
+from raylight.worker.execute import execute
+from raylight.worker.run import Run
+
+COALESCE_SECONDS = 0.1
+"""Events that come together within this time travel together."""
+LARGEST_ATTRIBUTE = 16 * 1024 * 1024
+"""Bytes of a pickled attribute that still comes back to the driver."""
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What a process tells of itself before it has a rank."""
+
+    node_id: str
+    host: str
+    """IP address of its node."""
+    pid: int
+    gpu_ids: tuple[int, ...]
+    port: int
+    """Free on its node a moment ago."""
+    cores: int
+
+
+@dataclass(frozen=True)
+class Membership:
+    """A process's place among the workers."""
+
+    global_rank: int
+    local_rank: int
+    node_rank: int
+    world_size: int
+    local_world_size: int
+    master: str
+    """Address of rank 0's node."""
+    port: int
+    backend: str
+    gpu_ids: tuple[int, ...]
+    """Of all workers on this node, so that they can reach each other's memory."""
+    own_gpu: int | None
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        names = ("global_rank", "local_rank", "node_rank", "world_size")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A Job, pickled once for all workers, and the driver's surroundings."""
+
+    job: bytes
+    cwd: str
+    environment: dict[str, str]
+    rng_state: dict[str, Any] | None
+    """The driver's, where it was seeded: what each rank would have had if it had run the script itself."""
+
+
+class WorkerActor:
+    """One worker. ``execute`` occupies it; the methods of the group "control" answer meanwhile."""
+
+    def __init__(self) -> None:
+        os.environ[IN_ACTOR_VARIABLE] = "1"
+        self._membership: Membership | None = None
+        self._device = torch.device("cpu")
+        self._stop = StopRequest()
+        self._outbox = Outbox()
+
+    def boot(self) -> WorkerInfo:
+        """Runs in every worker: tell where it is."""
+        context = ray.get_runtime_context()
+        gpus = tuple(int(index) for index in ray.get_gpu_ids())
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        host = ray.util.get_node_ip_address()
+        return WorkerInfo(context.get_node_id(), host, os.getpid(), gpus, port, os.cpu_count() or 1)
+
+    def join(self, membership: Membership, threads: int) -> None:
+        """Runs in every worker. Collective: take a rank and enter the process group."""
+        self._membership = member = membership
+        os.environ.update(
+            RANK=str(member.global_rank),
+            LOCAL_RANK=str(member.local_rank),
+            NODE_RANK=str(member.node_rank),
+            WORLD_SIZE=str(member.world_size),
+            LOCAL_WORLD_SIZE=str(member.local_world_size),
+            MASTER_ADDR=member.master,
+            MASTER_PORT=str(member.port),
+        )
+        if member.own_gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, member.gpu_ids))
+            self._device = torch.device("cuda", member.gpu_ids.index(member.own_gpu))
+            torch.cuda.set_device(self._device)
+        torch.set_num_threads(threads)
+        dist.init_process_group(
+            member.backend,
+            init_method=f"tcp://{member.master}:{member.port}",
+            rank=member.global_rank,
+            world_size=member.world_size,
+            timeout=datetime.timedelta(minutes=30),
+        )
+
+    def execute(self, parcel: Parcel) -> Outcome | Failure:
+        """Runs in every worker. Collective: do a Job."""
+        assert self._membership is not None
+        self._stop = stop = StopRequest()
+        _adopt_surroundings(parcel)
+        try:
+            job: Job = ray.cloudpickle.loads(parcel.job)
+            if parcel.rng_state is not None:
+                seed.set_rng_state(parcel.rng_state)
+            run, outcome = execute(job, self._membership.ranks, self._device, self._outbox.put, stop)
+            return _pack(run, outcome)
+        except BaseException as error:  # KeyboardInterrupt and SystemExit of the user's code travel as well
+            member = self._membership
+            return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
+        finally:
+            gc.collect()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    # Control: answers while execute runs
+
+    def events(self, seconds: float) -> list[Event]:
+        """Events since the last call; waits up to ``seconds`` for the first."""
+        return self._outbox.take(seconds)
+
+    def hold(self) -> int:
+        """First half of a graceful stop: the batch that this rank will wait at."""
+        return self._stop.hold()
+
+    def stop_at(self, batch: int) -> None:
+        """Second half: the batch that all ranks stop at."""
+        self._stop.stop_at(batch)
+
+
+class Outbox:
+    """Events of a run, until the driver fetches them."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._arrived = threading.Event()
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
+
+    def take(self, seconds: float) -> list[Event]:
+        if self._arrived.wait(seconds):
+            time.sleep(COALESCE_SECONDS)
+        self._arrived.clear()
+        taken, self._events = self._events, []
+        return taken
+
+
+def _adopt_surroundings(parcel: Parcel) -> None:
+    os.environ.update(parcel.environment)
+    if os.path.isdir(parcel.cwd):
+        os.chdir(parcel.cwd)
+
+
+def _pack(run: Run, outcome: Outcome) -> Outcome:
+    """What this rank sends home: everything from rank 0, predictions from all."""
+    if not run.strategy.is_global_zero:
+        return Outcome(None, predictions=outcome.predictions, interrupted=outcome.interrupted)
+    if run.job.fn == TrainerFn.FITTING:
+        outcome.weights = tree.to_cpu(dict(run.model.state_dict()))
+    outcome.model_state = _portable(run.model, skip=set(vars(torch.nn.Module())))
+    outcome.callback_states = [_portable(callback, skip=set()) for callback in run.callbacks]
+    datamodule = run.source.datamodule
+    outcome.datamodule_state = _portable(datamodule, skip={"trainer"}) if datamodule is not None else {}
+    return outcome
+
+
+def _portable(obj: Any, skip: set[str]) -> dict[str, Any]:
+    """Attributes of ``obj`` that can be pickled and are not large, tensors on the CPU."""
+    state = {}
+    for name, value in vars(obj).items():
+        if name in skip or name in ("_trainer", "_run"):
+            continue
+        try:
+            value = tree.to_cpu(value)
+            if len(ray.cloudpickle.dumps(value)) <= LARGEST_ATTRIBUTE:
+                state[name] = value
+        except Exception:  # whatever it is, it stays behind
+            continue
+    return state

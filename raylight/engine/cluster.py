@@ -1,0 +1,151 @@
+"""The Ray cluster: join the one that runs or start one, see what it has, and explain what it lacks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from raylight.utilities.exceptions import MisconfigurationException, ResourceError
+from raylight.utilities.rank_zero import log
+
+if TYPE_CHECKING:
+    from raylight.config.accelerators import Placement
+
+_started_here = False
+STATUS_SECONDS = 5.0
+
+
+def connect(cpus: float = 0) -> None:
+    """Runs on the driver: join the cluster that RAY_ADDRESS or this machine offers, or start one here.
+
+    Args:
+        cpus: CPUs that a cluster started here must count at least: workers may be more than this machine's cores.
+    """
+    import ray
+
+    global _started_here
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
+        raise MisconfigurationException(
+            "RAY_ADDRESS is a Ray Client address (ray://), which cannot train. Run the script on the cluster instead: "
+            "ray job submit --address http://HEAD:8265 -- python script.py"
+        )
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    if _a_cluster_runs():
+        ray.init(**settings)
+        return
+    ray.init(num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)), address="local", **settings)
+    _started_here = True
+
+
+def _a_cluster_runs() -> bool:
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return canonicalize_bootstrap_address(None) is not None
+
+
+def disconnect() -> None:
+    """Runs on the driver: stop the cluster if it was started here; leave any other alone."""
+    import ray
+
+    global _started_here
+    if _started_here and ray.is_initialized():
+        ray.shutdown()
+    _started_here = False
+
+
+def gpu_count() -> int:
+    """GPUs of the cluster."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def wait_for_room(group: Any, placement: Placement, seconds: float) -> None:
+    """Wait until a placement group has its resources, saying meanwhile what it waits for.
+
+    Raises:
+        ResourceError: They were not free within ``seconds``; says what is there and who holds it.
+    """
+    import ray
+
+    patience = 0.0 if _can_never_fit(placement) else seconds
+    deadline = time.monotonic() + patience
+    ready = group.ready()
+    while True:
+        left = deadline - time.monotonic()
+        done, _ = ray.wait([ready], timeout=max(0.5, min(STATUS_SECONDS, left)))
+        if done:
+            ray.get(done)
+            return
+        if time.monotonic() >= deadline:
+            raise ResourceError(_explain(placement, patience))
+        log.warning("Waiting for resources: %s", _explain(placement, None))
+
+
+def _can_never_fit(placement: Placement) -> bool:
+    """The cluster is one of our own on this machine, which does not grow."""
+    import ray
+
+    total = ray.cluster_resources()
+    return _started_here and any(
+        total.get(name, 0) < amount * placement.num_workers for name, amount in placement.resources.items()
+    )
+
+
+def _explain(placement: Placement, waited: float | None) -> str:
+    import ray
+
+    total, free = ray.cluster_resources(), ray.available_resources()
+    needs = ", ".join(f"{amount:g} {name}" for name, amount in placement.resources.items())
+    has = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in placement.resources)
+    text = f"{placement.num_workers} workers with {needs} each are asked for, but the cluster has {has} free."
+    if placement.num_nodes > 1:
+        text += f" They must spread over {placement.num_nodes} nodes; it has {len(_alive_nodes())}."
+    holders = _holders(placement)
+    if holders:
+        text += f" Held by: {'; '.join(holders)}."
+    if waited:
+        text += f" Waited {waited:g} s (resource_timeout)."
+    if waited is not None:
+        text += " Ask for fewer devices, free what is held, or add nodes to the cluster."
+    return text
+
+
+def _alive_nodes() -> list[Any]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _holders(placement: Placement) -> list[str]:
+    """Placement groups, and actors outside of any, that hold what is needed."""
+    from ray.util import placement_group_table
+
+    held = []
+    for entry in placement_group_table().values():
+        if entry["state"] == "CREATED":
+            bundles = list(entry["bundles"].values())
+            sums = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in placement.resources}
+            amounts = ", ".join(f"{amount:g} {name}" for name, amount in sums.items() if amount)
+            held.append(f"placement group {entry['name'] or entry['placement_group_id'][:8]} ({amounts})")
+    return held + _actor_holders()
+
+
+def _actor_holders() -> list[str]:
+    from ray.util.state import list_actors
+
+    try:
+        actors = list_actors(filters=[("state", "=", "ALIVE")], detail=True, timeout=5)
+    except Exception:  # the state API needs the cluster's dashboard, which may not run
+        return []
+    return [
+        f"actor {actor.class_name}, pid {actor.pid} ({actor.required_resources})"
+        for actor in actors
+        if actor.required_resources and not actor.placement_group_id
+    ]

@@ -1,0 +1,86 @@
+"""What went wrong in a worker, on its way to the driver."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from raylight.utilities.exceptions import WorkerError
+
+COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "NCCL", "Broken pipe", "gloo")
+"""Texts of the errors that a lost peer causes in the others."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception on one rank."""
+
+    rank: int
+    node: str
+    pid: int
+    pickled: bytes | None
+    """The exception; None where it cannot be pickled."""
+    summary: str
+    """Its type and message."""
+    traceback: str
+    """Where it was raised, from the first frame of the user's on."""
+
+    @property
+    def is_collateral(self) -> bool:
+        """Whether it looks like the consequence of another rank's end."""
+        return any(text in self.summary for text in COLLATERAL)
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a worker, shown as the cause of the exception that was raised there."""
+
+    def __init__(self, where: str, text: str) -> None:
+        super().__init__(f"raised on {where}\n{text}")
+        self.where = where
+        self.text = text
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.where, self.text)
+
+
+def describe(error: BaseException, rank: int, node: str, pid: int) -> Failure:
+    """Runs in a worker: ``error`` in a form that can travel."""
+    from ray import cloudpickle
+
+    summary = "".join(traceback.format_exception_only(error)).strip()
+    text = "".join(traceback.format_exception(type(error), error, _from_user_code(error.__traceback__)))
+    try:
+        pickled = cloudpickle.dumps(error)
+        cloudpickle.loads(pickled)
+    except Exception:  # an exception class may refuse either in any way it likes
+        pickled = None
+    return Failure(rank, node, pid, pickled, summary, text)
+
+
+def _from_user_code(frames: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames of raylight's that led to the user's code."""
+    current = frames
+    while current is not None:
+        module = str(current.tb_frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] != "raylight":
+            return current
+        current = current.tb_next
+    return frames
+
+
+def revive(failure: Failure) -> BaseException:
+    """Runs on the driver: the exception to raise, with its own type, and rank, node and traceback with it."""
+    from ray import cloudpickle
+
+    where = f"rank {failure.rank}, node {failure.node}, pid {failure.pid}"
+    if failure.pickled is None:
+        error: BaseException = WorkerError(f"{failure.summary} (on {where})", failure.rank, failure.node)
+    else:
+        error = cloudpickle.loads(failure.pickled)
+    error.__cause__ = RemoteTraceback(where, failure.traceback)
+    error.raylight_origin = {"rank": failure.rank, "node": failure.node, "pid": failure.pid}  # type: ignore[attr-defined]
+    if hasattr(error, "add_note"):
+        error.add_note(f"Raised on {where}.")
+    return error

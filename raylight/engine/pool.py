@@ -1,0 +1,330 @@
+"""WorkerPool: warm worker processes on a Ray cluster, one per device, joined in one process group."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from raylight.config.accelerators import Placement
+from raylight.config.messages import Job, Outcome, TrainerFn
+from raylight.engine import cluster
+from raylight.engine.actor import Membership, Parcel, WorkerActor, WorkerInfo
+from raylight.engine.base import Sink
+from raylight.engine.failures import Failure, revive
+from raylight.utilities.exceptions import WorkerError
+from raylight.utilities.rank_zero import log
+from raylight.utilities.seed import SEED_VARIABLE, SEED_WORKERS_VARIABLE, rng_state
+from raylight.worker.evaluation import in_dataset_order
+
+POLL_SECONDS = 0.2
+EVENT_WAIT_SECONDS = 1.0
+SECONDS_FOR_ROOT_CAUSE = 2.0
+"""After the first failure, how long the others may take to show which was the cause."""
+
+
+class WorkerPool:
+    """Worker processes for one placement, started once and kept for further jobs.
+
+    Args:
+        placement: How many, where, with what.
+        resource_timeout: Seconds to wait for the cluster to have room.
+        idle_timeout: Seconds without a job after which the workers are let go.
+    """
+
+    def __init__(self, placement: Placement, resource_timeout: float, idle_timeout: float) -> None:
+        self.placement = placement
+        self.idle_timeout = idle_timeout
+        self._group: Any = None
+        self._workers: list[Any] = []
+        """Actor handles, by global rank."""
+        self._infos: list[WorkerInfo] = []
+        self._idle_timer: threading.Timer | None = None
+        try:
+            self._start(resource_timeout)
+        except BaseException:
+            self.shutdown()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs can run."""
+        return bool(self._workers)
+
+    # ------------------------------------------------------------------------------------------------ start
+
+    def _start(self, resource_timeout: float) -> None:
+        placement = self.placement
+        nodes, per_node = placement.num_nodes, placement.num_workers // placement.num_nodes
+        # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
+        if nodes > 1:
+            node_resources = {name: amount * per_node for name, amount in placement.resources.items()}
+            self._group = placement_group([node_resources] * nodes, strategy="STRICT_SPREAD", name="raylight")
+        else:
+            self._group = placement_group([placement.resources] * placement.num_workers, "PACK", name="raylight")
+        cluster.wait_for_room(self._group, placement, resource_timeout)
+        actors = [self._make_actor(i // per_node if nodes > 1 else i) for i in range(placement.num_workers)]
+        infos: list[WorkerInfo] = ray.get([actor.boot.remote() for actor in actors])
+        order = _rank_order(infos)
+        self._workers = [actors[i] for i in order]
+        self._infos = [infos[i] for i in order]
+        members = memberships(self._infos, placement)
+        threads = [max(1, info.cores // member.local_world_size) for info, member in zip(self._infos, members, strict=True)]
+        joined = [w.join.remote(m, t) for w, m, t in zip(self._workers, members, threads, strict=True)]
+        ray.get(joined)
+
+    def _make_actor(self, bundle: int) -> Any:
+        resources = dict(self.placement.resources)
+        options: dict[str, Any] = {
+            "num_cpus": resources.pop("CPU", 0),
+            "num_gpus": resources.pop("GPU", 0),
+            "memory": resources.pop("memory", None),
+            "resources": resources,
+            "concurrency_groups": {"control": 2},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, bundle),
+        }
+        # No runtime_env: with one, Ray could not use the processes that it has started in advance.
+        return ray.remote(**options)(WorkerActor).remote()
+
+    # ------------------------------------------------------------------------------------------------ jobs
+
+    def execute(self, job: Job, sink: Sink) -> Outcome:
+        """Runs on the driver: do the Job on all workers and return rank 0's outcome."""
+        parcel = ray.put(_pack(job))
+        running = {worker.execute.remote(parcel): rank for rank, worker in enumerate(self._workers)}
+        try:
+            outcomes = self._follow(running, sink, can_stop=job.fn == TrainerFn.FITTING)
+        except BaseException:
+            self.shutdown()
+            raise
+        self._start_idle_timer()
+        outcome = outcomes[0]
+        if outcome.predictions is not None:
+            outcome.predictions = in_dataset_order([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
+        return outcome
+
+    def _follow(self, running: dict[Any, int], sink: Sink, can_stop: bool) -> dict[int, Outcome]:
+        """Wait for all ranks in short turns, passing events on; Ctrl-C is seen between two turns."""
+        outcomes: dict[int, Outcome] = {}
+        events = self._ask_for_events()
+        waiting = dict(running)
+        asked_to_stop = False
+        while waiting:
+            try:
+                ready, _ = ray.wait([*waiting, events], num_returns=1, timeout=POLL_SECONDS)
+                for ref in ready:
+                    if ref is events:
+                        events = self._pass_on(events, sink)
+                    else:
+                        rank = waiting.pop(ref)
+                        outcomes[rank] = self._result(ref, rank, waiting)
+            except KeyboardInterrupt:
+                if asked_to_stop or not can_stop:
+                    raise
+                asked_to_stop = True
+                log.warning("Stopping after this batch. Press Ctrl-C again to stop at once.")
+                self._stop_gracefully()
+        self._drain(events, sink)
+        return outcomes
+
+    def _ask_for_events(self) -> Any:
+        return self._workers[0].events.options(concurrency_group="control").remote(EVENT_WAIT_SECONDS)
+
+    def _pass_on(self, events: Any, sink: Sink) -> Any:
+        try:
+            for event in ray.get(events):
+                sink(event)
+        except RayActorError:
+            return ray.put([])  # rank 0 is gone: its execute tells how
+        return self._ask_for_events()
+
+    def _drain(self, events: Any, sink: Sink) -> None:
+        """Fetch what rank 0 has left to say."""
+        for event in ray.get(events):
+            sink(event)
+        for event in ray.get(self._workers[0].events.options(concurrency_group="control").remote(0.0)):
+            sink(event)
+
+    def _result(self, ref: Any, rank: int, others: dict[Any, int]) -> Outcome:
+        """A rank's outcome, or the exception that explains why the run has failed."""
+        result = self._get(ref, rank)
+        if isinstance(result, Outcome):
+            return result
+        raise self._root_cause([result, *self._other_failures(result, others)])
+
+    def _get(self, ref: Any, rank: int) -> Outcome | Failure | WorkerError:
+        try:
+            result: Outcome | Failure = ray.get(ref)
+            return result
+        except RayActorError as error:
+            info = self._infos[rank]
+            lost = WorkerError(
+                f"The worker of rank {rank} (pid {info.pid} on node {info.host}) is gone: {_reason(error)} "
+                "It may have been killed, by the operating system for want of memory for one. "
+                "Continue from a checkpoint with fit(ckpt_path='last').",
+                rank,
+                info.host,
+            )
+            lost.__cause__ = error
+            return lost
+
+    def _other_failures(self, first: Any, others: dict[Any, int]) -> list[Any]:
+        """What else has failed by now; awaited only where the first failure looks like a consequence."""
+        patience = SECONDS_FOR_ROOT_CAUSE if isinstance(first, Failure) and first.is_collateral else 0.0
+        deadline = time.monotonic() + patience
+        waiting, failures = dict(others), []
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                break
+            result = self._get(ready[0], waiting.pop(ready[0]))
+            if not isinstance(result, Outcome):
+                failures.append(result)
+                if not (isinstance(result, Failure) and result.is_collateral):
+                    break
+        return failures
+
+    def _root_cause(self, failures: list[Failure | WorkerError]) -> BaseException:
+        """The user's exception before a lost worker, a lost worker before what that caused in the others."""
+
+        def blame(failure: Failure | WorkerError) -> int:
+            return 1 if isinstance(failure, WorkerError) else 2 if failure.is_collateral else 0
+
+        cause = min(failures, key=blame)
+        return cause if isinstance(cause, WorkerError) else revive(cause)
+
+    def _stop_gracefully(self) -> None:
+        """Let all ranks stop before the same batch; see ``StopRequest``."""
+        held = [worker.hold.options(concurrency_group="control").remote() for worker in self._workers]
+        batch = max(ray.get(held))
+        ray.get([worker.stop_at.options(concurrency_group="control").remote(batch) for worker in self._workers])
+
+    # ------------------------------------------------------------------------------------------------ end
+
+    def shutdown(self) -> None:
+        """Runs on the driver: end all worker processes and give back their resources. May be called again."""
+        self.keep()
+        workers, self._workers = self._workers, []
+        group, self._group = self._group, None
+        if not ray.is_initialized():
+            return
+        for worker in workers:
+            ray.kill(worker)
+        if group is not None:
+            remove_placement_group(group)  # ends actors that were still starting, too
+
+    def _start_idle_timer(self) -> None:
+        self._idle_timer = threading.Timer(self.idle_timeout, self._expire)
+        self._idle_timer.daemon = True
+        self._idle_timer.start()
+
+    def _expire(self) -> None:
+        with _lock:
+            if self._idle_timer is not None:  # else a job came first
+                self.shutdown()
+
+    def keep(self) -> None:
+        """A job is coming: the idle time is over."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+
+class PoolEngine:
+    """Jobs on the pool that this process keeps. Trainers that need the same placement share its workers."""
+
+    def __init__(self, placement: Placement, resource_timeout: float, idle_timeout: float) -> None:
+        self._placement = placement
+        self._resource_timeout = resource_timeout
+        self._idle_timeout = idle_timeout
+
+    def execute(self, job: Job, sink: Sink) -> Outcome:
+        return self.pool().execute(job, sink)
+
+    def pool(self) -> WorkerPool:
+        """The warm pool, or a new one in its place if there is none or it is of another kind."""
+        global _pool
+        with _lock:
+            if _pool is not None and (not _pool.alive or _pool.placement != self._placement):
+                _pool.shutdown()
+                _pool = None
+            if _pool is None:
+                _pool = WorkerPool(self._placement, self._resource_timeout, self._idle_timeout)
+            _pool.keep()
+            _pool.idle_timeout = self._idle_timeout
+            return _pool
+
+    def shutdown(self) -> None:
+        shutdown()
+
+
+_pool: WorkerPool | None = None
+_lock = threading.Lock()
+
+
+def shutdown() -> None:
+    """Runs on the driver: end this process's workers, and the cluster if it was started here."""
+    global _pool
+    with _lock:
+        if _pool is not None:
+            _pool.shutdown()
+            _pool = None
+    cluster.disconnect()
+
+
+atexit.register(shutdown)
+
+
+def _rank_order(infos: list[WorkerInfo]) -> list[int]:
+    """Positions of ``infos`` by rank: the driver's node first, nodes together, GPUs in their order."""
+    here = ray.get_runtime_context().get_node_id()
+    first_seen = {info.node_id: i for i, info in reversed(list(enumerate(infos)))}
+
+    def place(i: int) -> tuple[bool, int, tuple[int, ...], int]:
+        return infos[i].node_id != here, first_seen[infos[i].node_id], infos[i].gpu_ids, i
+
+    return sorted(range(len(infos)), key=place)
+
+
+def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membership]:
+    """Each worker's place; ``infos`` in rank order."""
+    nodes = list(dict.fromkeys(info.node_id for info in infos))
+    local: dict[str, int] = dict.fromkeys(nodes, 0)
+    members = []
+    for rank, info in enumerate(infos):
+        neighbours = [other for other in infos if other.node_id == info.node_id]
+        members.append(
+            Membership(
+                global_rank=rank,
+                local_rank=local[info.node_id],
+                node_rank=nodes.index(info.node_id),
+                world_size=len(infos),
+                local_world_size=len(neighbours),
+                master=infos[0].host,
+                port=infos[0].port,
+                backend=placement.backend,
+                gpu_ids=tuple(sorted({gpu for other in neighbours for gpu in other.gpu_ids})),
+                own_gpu=info.gpu_ids[0] if info.gpu_ids and placement.device_type == "cuda" else None,
+            )
+        )
+        local[info.node_id] += 1
+    return members
+
+
+def _pack(job: Job) -> Parcel:
+    seeded = {name: os.environ[name] for name in (SEED_VARIABLE, SEED_WORKERS_VARIABLE) if name in os.environ}
+    state = rng_state(include_cuda=False) if seeded else None
+    return Parcel(ray.cloudpickle.dumps(job), os.getcwd(), seeded, state)
+
+
+def _reason(error: RayActorError) -> str:
+    text = str(error)
+    marker = "The actor is dead because "
+    return text.partition(marker)[2].split("\n")[0] if marker in text else text.split("\n")[0]

@@ -1,0 +1,149 @@
+"""Data parallelism: each worker holds the whole model, and gradients are averaged (torch's DistributedDataParallel)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from raylight.strategies.base import Step, Strategy
+from raylight.utilities import tree
+from raylight.utilities.exceptions import MisconfigurationException
+
+if TYPE_CHECKING:
+    from raylight.core.module import LightningModule
+
+OPERATIONS = {"mean": "SUM", "avg": "SUM", "sum": "SUM", "min": "MIN", "max": "MAX"}
+
+
+class StepModule(nn.Module):
+    """What DDP wraps: its forward is whichever step is named, so torch's hooks fire and ``forward`` stays the user's."""
+
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, step: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.module, step)(*args, **kwargs)
+
+
+class DDPStrategy(Strategy):
+    """torch.nn.parallel.DistributedDataParallel in the workers' process group.
+
+    Args:
+        find_unused_parameters: Search each step's graph for parameters without a gradient. None: only in manual
+            optimization, where a step often uses part of the model.
+        gradient_as_bucket_view: Let gradients live in DDP's buffers: saves a copy and its memory.
+        **kwargs: Other arguments of DistributedDataParallel.
+    """
+
+    name = "ddp"
+    distributed = True
+
+    def __init__(
+        self,
+        find_unused_parameters: bool | None = None,
+        gradient_as_bucket_view: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.find_unused_parameters = find_unused_parameters
+        self.kwargs: dict[str, Any] = {"gradient_as_bucket_view": gradient_as_bucket_view, **kwargs}
+
+    def setup(self, module: LightningModule, for_training: bool, sync_batchnorm: bool) -> None:
+        if sync_batchnorm:
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        super().setup(module, for_training, sync_batchnorm)
+        if not for_training or not any(p.requires_grad for p in module.parameters()):
+            return
+        find_unused = self.find_unused_parameters
+        self.model = nn.parallel.DistributedDataParallel(
+            StepModule(module),
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=not module.automatic_optimization if find_unused is None else find_unused,
+            **self.kwargs,
+        )
+
+    def training_step(self) -> Step:
+        if not isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return super().training_step()
+        assert self.lightning_module is not None
+        if self.lightning_module.automatic_optimization:
+            return functools.partial(self.model, "training_step")
+        return self._manual_training_step
+
+    def _manual_training_step(self, *args: Any, **kwargs: Any) -> Any:
+        # Backward runs inside the step, maybe several times, so DDP must not arm itself at the end of the forward:
+        # before_manual_backward does, once per backward.
+        assert isinstance(self.model, nn.parallel.DistributedDataParallel)
+        self.model.require_backward_grad_sync = False
+        try:
+            return self.model("training_step", *args, **kwargs)
+        finally:
+            self.model.require_backward_grad_sync = True
+
+    def before_manual_backward(self, loss: Tensor) -> None:
+        model = self.model
+        assert isinstance(model, nn.parallel.DistributedDataParallel)
+        model.require_forward_param_sync = True
+        model.reducer._rebuild_buckets()
+        model.reducer.prepare_for_backward([loss] if model.find_unused_parameters else [])
+
+    def no_sync(self) -> contextlib.AbstractContextManager[None]:
+        assert self.model is not None
+        return self.model.no_sync()  # type: ignore[operator, no-any-return]
+
+    def barrier(self, name: str | None = None) -> None:
+        dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        box = [obj]
+        dist.broadcast_object_list(box, src=src, device=self.device)
+        return box[0]
+
+    def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
+        return tree.map_leaves(lambda leaf: self._gather_leaf(leaf, group, sync_grads), data)
+
+    def _gather_leaf(self, leaf: Any, group: Any, sync_grads: bool) -> Any:
+        tensor = self._to_tensor(leaf)
+        if not isinstance(tensor, Tensor):
+            return leaf
+        tensor = tensor.to(self.device).contiguous()
+        if sync_grads and tensor.requires_grad:
+            return torch.stack(_gather_with_gradients(tensor, group))
+        size = dist.get_world_size(group)
+        gathered = torch.empty(size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        dist.all_gather_into_tensor(gathered, tensor.detach().reshape(-1), group)
+        return gathered.view(size, *tensor.shape)
+
+    def all_gather_object(self, obj: Any) -> list[Any]:
+        objects: list[Any] = [None] * self.world_size
+        dist.all_gather_object(objects, obj)
+        return objects
+
+    def reduce(self, tensor: Any, group: Any | None = None, reduce_op: str | None = "mean") -> Any:
+        tensor = self._to_tensor(tensor)
+        if not isinstance(tensor, Tensor):
+            return tensor
+        name = str(reduce_op or "mean").lower()
+        if name not in OPERATIONS:
+            raise MisconfigurationException(f"reduce_op={reduce_op!r} must be one of {', '.join(OPERATIONS)}.")
+        device, tensor = tensor.device, tensor.to(self.device)
+        dist.all_reduce(tensor, op=getattr(dist.ReduceOp, OPERATIONS[name]), group=group)
+        if name in ("mean", "avg"):
+            tensor = tensor / dist.get_world_size(group)
+        return tensor.to(device)
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        flag = torch.tensor(int(decision), device=self.device)
+        return bool(self.reduce(flag, reduce_op="min" if all else "max").item())
+
+
+def _gather_with_gradients(tensor: Tensor, group: Any) -> Any:
+    import torch.distributed.nn.functional as functional
+
+    return functional.all_gather(tensor, group if group is not None else dist.group.WORLD)

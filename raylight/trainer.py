@@ -1,0 +1,603 @@
+"""Trainer: flags in; fit, validate, test, predict; what comes back goes into the user's own objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from typing_extensions import Self
+
+from raylight.callbacks.base import Callback
+from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
+from raylight.callbacks.progress import ProgressBar, RichProgressBar
+from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
+from raylight.callbacks.summary import ModelSummary
+from raylight.checkpoint import storage
+from raylight.config.accelerators import Placement, place, wants_ray
+from raylight.config.flags import TrainerConfig
+from raylight.config.messages import (
+    DataSource,
+    Event,
+    Job,
+    LoggerCall,
+    LoggerInfo,
+    Metrics,
+    Outcome,
+    Progress,
+    Text,
+    TrainerFn,
+    TrainerStatus,
+)
+from raylight.core.datamodule import LightningDataModule
+from raylight.core.module import LightningModule
+from raylight.display import Display, print_results
+from raylight.engine.base import Engine
+from raylight.engine.local import LocalEngine
+from raylight.loggers.base import DummyLogger, Logger
+from raylight.precision import precision_name
+from raylight.strategies import make_strategy
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.worker.listeners import warn_of_unknown_hooks
+from raylight.worker.run import Run
+from raylight.worker.state import TrainerView, TrainState
+from raylight.worker.verify import verify, verify_portable
+
+
+class Trainer(TrainerView):
+    """Trains a LightningModule in this process or on a Ray cluster.
+
+    Args:
+        logger: True (None): TensorBoardLogger in ``default_root_dir``; False: none; a Logger; or several.
+        callbacks: One callback or a list of them.
+        **flags: The fields of ``raylight.config.flags.TrainerConfig``, where each is described.
+
+    Raises:
+        UnknownFlagError: Flags that do not exist, all of them, each with a guess.
+        MisconfigurationException: Flags whose values or combinations cannot work.
+
+    Example::
+
+        with Trainer(devices=2, launcher="ray", max_epochs=3) as trainer:
+            trainer.fit(model, datamodule=data)
+            trainer.test(model, datamodule=data)
+
+    Leaving the block, ``shutdown()``, an idle time or the end of the process lets the workers go.
+    """
+
+    def __init__(
+        self,
+        *,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        **flags: Any,
+    ) -> None:
+        self.config = TrainerConfig.from_flags(**flags)
+        self.state = TrainState()
+        self._run: Run | None = None
+        self._model: LightningModule | None = None
+        self._datamodule: LightningDataModule | None = None
+        self._engine: Engine | None = None
+        self._display = Display()
+        precision_name(self.config.precision)
+        make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
+        if not wants_ray(self.config):
+            self._take_placement(place(self.config))
+        self._loggers = make_loggers(self.config, logger)
+        self.callbacks = make_callbacks(self.config, callbacks)
+        warn_of_unknown_hooks(self.callbacks)
+
+    # ------------------------------------------------------------------------------------------------ methods
+
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train ``model``.
+
+        Args:
+            model: What to train; it holds the trained weights afterwards.
+            train_dataloaders: A loader, or a nesting of them; or the datamodule.
+            val_dataloaders: A loader, or a list of them.
+            datamodule: In place of loaders.
+            ckpt_path: A checkpoint to go on from: a path, a URI, "last", or "best".
+            weights_only: None or True; nothing but tensors and plain types is ever loaded.
+
+        Raises:
+            Whatever the user's code raises, on any worker, with its own type.
+            KeyboardInterrupt: After Ctrl-C, when training has stopped and its state is here.
+        """
+        if isinstance(train_dataloaders, LightningDataModule):
+            train_dataloaders, datamodule = None, train_dataloaders
+        data = self._source(datamodule, train=train_dataloaders, val=val_dataloaders)
+        self._execute(TrainerFn.FITTING, model, data, ckpt_path, weights_only)
+
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Run validation once over every sample, whatever the number of workers.
+
+        Args:
+            model: None takes the last one, with the best checkpoint's weights where there is one.
+            dataloaders: A loader, or a list of them; or the datamodule.
+            ckpt_path: A path, a URI, "best" or "last". None keeps the weights of ``model``.
+            verbose: Print the results.
+            datamodule: In place of loaders.
+
+        Returns:
+            What was logged, a dict per loader.
+        """
+        return self._evaluate(TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> list[dict[str, float]]:
+        """Run the test once over every sample; arguments and result as for ``validate``."""
+        return self._evaluate(TrainerFn.TESTING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
+
+    def _evaluate(
+        self,
+        fn: TrainerFn,
+        model: LightningModule | None,
+        dataloaders: Any,
+        ckpt_path: str | os.PathLike[str] | None,
+        verbose: bool,
+        datamodule: LightningDataModule | None,
+        weights_only: bool | None,
+    ) -> list[dict[str, float]]:
+        if isinstance(dataloaders, LightningDataModule):
+            dataloaders, datamodule = None, dataloaders
+        kind = "val" if fn == TrainerFn.VALIDATING else "test"
+        data = self._source(datamodule, **{kind: dataloaders})
+        outcome = self._execute(fn, model, data, ckpt_path, weights_only)
+        if verbose and outcome.results:
+            print_results(outcome.results, str(fn))
+        return outcome.results
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
+    ) -> list[Any] | None:
+        """What ``predict_step`` gives for every batch, in dataset order, whatever the number of workers.
+
+        Args:
+            return_predictions: False where a callback writes them; None is True.
+
+        Returns:
+            A list of batches, tensors on the CPU; with several loaders a list of those.
+        """
+        if isinstance(dataloaders, LightningDataModule):
+            dataloaders, datamodule = None, dataloaders
+        data = self._source(datamodule, predict=dataloaders)
+        returned = return_predictions is None or return_predictions
+        outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned)
+        return outcome.predictions if returned else None
+
+    def shutdown(self) -> None:
+        """Let the workers go, and the Ray cluster if raylight started it. The next call starts anew."""
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+
+    # ------------------------------------------------------------------------------------------------ one call
+
+    def _execute(
+        self,
+        fn: TrainerFn,
+        model: LightningModule | None,
+        data: DataSource,
+        ckpt_path: str | os.PathLike[str] | None,
+        weights_only: bool | None,
+        return_predictions: bool = True,
+    ) -> Outcome:
+        chosen = self._choose_model(model)
+        path = self._resolve_ckpt_path(fn, ckpt_path, model is not None)
+        self._attach(chosen, data)
+        verify(self, fn, chosen, data)
+        if weights_only is False:
+            raise MisconfigurationException("weights_only=False would run code from the checkpoint: leave it out.")
+        engine, placement = self._start_engine()
+        job = self._make_job(fn, chosen, data, path, placement, return_predictions)
+        self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING)
+        status = "failed"
+        try:
+            outcome = engine.execute(job, self._take_event)
+            self._absorb(outcome, job)
+            status = "failed" if outcome.interrupted else "success"
+        except BaseException:
+            self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
+            raise
+        finally:
+            self._display.close()
+            for logger in self._loggers:
+                logger.finalize(status)
+        if outcome.interrupted:
+            raise KeyboardInterrupt("Training was stopped by the user; what it has reached is in the model.")
+        return outcome
+
+    def _choose_model(self, model: LightningModule | None) -> LightningModule:
+        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule if "torch._dynamo" in _loaded() else ()):
+            model = model._orig_mod  # type: ignore[union-attr]
+        if model is None:
+            model = self._model
+        if model is None:
+            raise TypeError("No model: give the LightningModule, as nothing has been run by this Trainer yet.")
+        if not isinstance(model, LightningModule):
+            raise TypeError(f"`model` must be a `LightningModule`, got `{type(model).__qualname__}`")
+        return model
+
+    def _attach(self, model: LightningModule, data: DataSource) -> None:
+        self._model, self._datamodule = model, data.datamodule
+        model.trainer = self
+        if data.datamodule is not None:
+            data.datamodule.trainer = self
+        self.callbacks = with_model_callbacks(self.callbacks, model.configure_callbacks())
+
+    def _source(self, datamodule: LightningDataModule | None, **loaders: Any) -> DataSource:
+        given = [name for name, loader in loaders.items() if loader is not None]
+        if datamodule is not None and given:
+            raise MisconfigurationException(
+                f"You cannot pass {' or '.join(f'`{name}_dataloaders`' for name in given)} together with `datamodule`: "
+                "the loaders would be ambiguous. Give one of them."
+            )
+        return DataSource(datamodule=datamodule, **loaders)
+
+    def _start_engine(self) -> tuple[Engine, Placement]:
+        if not wants_ray(self.config):
+            placement = place(self.config)
+            self._engine = self._engine or LocalEngine()
+        else:
+            from raylight.engine import cluster
+            from raylight.engine.pool import PoolEngine
+
+            verify_portable(self._model, self._datamodule, self.callbacks)
+            if self.config.accelerator == "cpu":
+                guess = place(self.config)
+                cluster.connect(guess.resources.get("CPU", 1) * guess.num_workers)
+            else:
+                cluster.connect()
+            placement = place(self.config, cluster.gpu_count())
+            config = self.config
+            self._engine = self._engine or PoolEngine(placement, config.resource_timeout, config.idle_timeout)
+        self._take_placement(placement)
+        return self._engine, placement
+
+    def _take_placement(self, placement: Placement) -> None:
+        self.state.world_size = placement.num_workers
+        self.state.num_nodes = placement.num_nodes
+        self.state.device_type = placement.device_type
+
+    def _make_job(
+        self,
+        fn: TrainerFn,
+        model: LightningModule,
+        data: DataSource,
+        ckpt_path: str | None,
+        placement: Placement,
+        return_predictions: bool,
+    ) -> Job:
+        local = isinstance(self._engine, LocalEngine)
+        for logger in self._loggers:
+            logger.experiment  # noqa: B018  settles the logger's version and makes its folder
+        return Job(
+            fn=fn,
+            config=self.config,
+            placement=placement,
+            model=model,
+            data=data,
+            callbacks=self.callbacks,
+            progress=self.state.progress(),
+            ckpt_path=ckpt_path,
+            log_dir=self.log_dir,
+            root_dir=str(self.default_root_dir),
+            loggers=self._loggers if local else [_logger_info(logger) for logger in self._loggers],
+            return_predictions=return_predictions,
+            trainer=self if local else None,
+        )
+
+    def _absorb(self, outcome: Outcome, job: Job) -> None:
+        """What came back goes into the user's model, callbacks and datamodule, and into this trainer."""
+        self.state = outcome.state
+        if job.trainer is not None:
+            return
+        if outcome.weights is not None:
+            job.model.load_state_dict(outcome.weights)
+        vars(job.model).update(outcome.model_state)
+        for callback, state in zip(self.callbacks, outcome.callback_states, strict=True):
+            vars(callback).update(state)
+        if job.data.datamodule is not None:
+            vars(job.data.datamodule).update(outcome.datamodule_state)
+
+    def _take_event(self, event: Event) -> None:
+        """Runs on the driver: events of rank 0."""
+        if isinstance(event, Metrics):
+            for logger in self._loggers:
+                logger.log_metrics(event.metrics, event.step)
+                logger.save()
+        elif isinstance(event, Progress):
+            self._display.progress(event)
+        elif isinstance(event, Text):
+            self._display.text(event.text)
+        elif isinstance(event, LoggerCall):
+            target: Any = self._loggers[event.index]
+            for name in event.path:
+                target = getattr(target, name)
+            target(*event.args, **event.kwargs)
+
+    def _resolve_ckpt_path(
+        self, fn: TrainerFn, ckpt_path: str | os.PathLike[str] | None, model_given: bool
+    ) -> str | None:
+        """The file that "best", "last" or None mean."""
+        fitting = fn == TrainerFn.FITTING
+        if ckpt_path is None and not fitting and not model_given and self._best_path():
+            rank_zero_warn(
+                f"`.{fn}(ckpt_path=None)` was called without a model. The best model of the previous `fit` call will "
+                f"be used. You can pass `.{fn}(ckpt_path='best')` to use the best model or "
+                f"`.{fn}(ckpt_path='last')` to use the last model."
+            )
+            return self._best_path()
+        if ckpt_path == "best":
+            return self._best_or_raise(fn)
+        if ckpt_path == "last":
+            return self._last_path(fn)
+        return None if ckpt_path is None else os.fspath(ckpt_path)
+
+    def _best_path(self) -> str | None:
+        best = getattr(self.checkpoint_callback, "best_model_path", None)
+        return best or None
+
+    def _best_or_raise(self, fn: TrainerFn) -> str:
+        if self.checkpoint_callback is None:
+            raise ValueError(f"`.{fn}(ckpt_path='best')` is set but `ModelCheckpoint` is not configured.")
+        if best := self._best_path():
+            return best
+        if self.config.num_dev_batches:
+            raise ValueError(f"You cannot execute `.{fn}(ckpt_path='best')` with `fast_dev_run`: it saves nothing.")
+        raise ValueError(f"`.{fn}(ckpt_path='best')` is set but no checkpoint has been saved yet.")
+
+    def _last_path(self, fn: TrainerFn) -> str | None:
+        savers = [callback for callback in self.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        found = {path for callback in savers for path in callback.find_last_checkpoints(self)}
+        if not found:
+            rank_zero_warn(f".{fn}(ckpt_path='last') is set, but there is no last checkpoint available.")
+            return None
+        return max(found, key=storage.modified)
+
+    # ------------------------------------------------------------------------------------------------ what hooks see
+
+    @property
+    def run(self) -> Run | None:
+        return self._run
+
+    @property
+    def loggers(self) -> list[Any]:
+        return self._loggers
+
+    @loggers.setter
+    def loggers(self, loggers: list[Any] | None) -> None:
+        self._loggers = list(loggers) if loggers else []
+
+    @property
+    def logger(self) -> Any:
+        """The first logger, or None; setting it replaces all."""
+        return self._loggers[0] if self._loggers else None
+
+    @logger.setter
+    def logger(self, logger: Any) -> None:
+        self._loggers = [logger] if logger is not None else []
+
+    @property
+    def log_dir(self) -> str | None:
+        if not self._loggers:
+            return str(self.default_root_dir)
+        first = self._loggers[0]
+        return first.log_dir if getattr(first, "log_dir", None) is not None else first.save_dir
+
+    @property
+    def default_root_dir(self) -> str | os.PathLike[str]:
+        root = self.config.default_root_dir
+        if root is None:
+            return os.getcwd()
+        return os.path.abspath(os.path.expanduser(root)) if storage.is_local(root) else os.fspath(root)
+
+    @property
+    def lightning_module(self) -> Any:
+        return self._model
+
+    @property
+    def datamodule(self) -> Any:
+        return self._datamodule
+
+    def save_checkpoint(
+        self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint of the run in this process, or, after a run on Ray, of what came back from it.
+
+        Raises:
+            AttributeError: Nothing has been run yet.
+            MisconfigurationException: After a run on Ray, of which only the weights are here.
+        """
+        if self._run is None and self._model is not None:
+            raise MisconfigurationException(
+                "The optimizers of a run on Ray stay in its workers. Save during the run: with ModelCheckpoint, or "
+                "with trainer.save_checkpoint in a hook."
+            )
+        if self._run is None:
+            raise AttributeError("Saving a checkpoint is only possible if a model is attached to the Trainer.")
+        super().save_checkpoint(filepath, weights_only, storage_options)
+
+
+# ------------------------------------------------------------------------------------------------ assembling
+
+
+def make_loggers(config: TrainerConfig, logger: Logger | Iterable[Logger] | bool | None) -> list[Any]:
+    """The loggers that ``Trainer(logger=...)`` means."""
+    if config.barebones:
+        if logger:
+            raise MisconfigurationException("barebones=True switches loggers off, but logger= is given.")
+        return []
+    if logger is False:
+        return []
+    if config.num_dev_batches:
+        return [DummyLogger()]
+    if logger is None or logger is True:
+        from raylight.loggers.tensorboard import TensorBoardLogger
+
+        root = config.default_root_dir
+        return [TensorBoardLogger(save_dir=os.getcwd() if root is None else os.fspath(root))]
+    return list(logger) if isinstance(logger, Iterable) else [logger]
+
+
+def make_callbacks(config: TrainerConfig, given: list[Callback] | Callback | None) -> list[Any]:
+    """The user's callbacks, and those that flags ask for; checkpoints last.
+
+    Raises:
+        MisconfigurationException: A callback contradicts a flag, or there are two progress bars.
+    """
+    callbacks: list[Any] = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
+    default = not config.barebones
+    _add_checkpoint(config, callbacks, default)
+    _add_progress_bar(config, callbacks, default)
+    summary = config.enable_model_summary if config.enable_model_summary is not None else default
+    if summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
+        callbacks.append(ModelSummary())
+    if config.max_time is not None:
+        if any(isinstance(callback, Timer) for callback in callbacks):
+            rank_zero_info("Ignoring `Trainer(max_time=...)`, callbacks list already contains a Timer.")
+        else:
+            callbacks.append(Timer(duration=config.max_time))
+    if isinstance(config.accumulate_grad_batches, dict):
+        callbacks.append(GradientAccumulationScheduler(config.accumulate_grad_batches))
+    return in_order(callbacks)
+
+
+def _add_checkpoint(config: TrainerConfig, callbacks: list[Any], default: bool) -> None:
+    has_own = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    wanted = config.enable_checkpointing if config.enable_checkpointing is not None else default
+    if has_own and not wanted:
+        raise MisconfigurationException(
+            "Trainer was configured with `enable_checkpointing=False` but found `ModelCheckpoint` in callbacks list."
+        )
+    if wanted and not has_own:
+        callbacks.append(ModelCheckpoint())
+
+
+def _add_progress_bar(config: TrainerConfig, callbacks: list[Any], default: bool) -> None:
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    wanted = config.enable_progress_bar if config.enable_progress_bar is not None else default
+    if len(bars) > 1:
+        raise MisconfigurationException(
+            f"You added multiple progress bar callbacks to the Trainer, but currently only one progress bar is "
+            f"supported: {', '.join(type(bar).__name__ for bar in bars)}."
+        )
+    if bars and not wanted:
+        raise MisconfigurationException(
+            "Trainer was configured with `enable_progress_bar=False` but found "
+            f"`{type(bars[0]).__name__}` in callbacks list."
+        )
+    if wanted and not bars:
+        callbacks.append(RichProgressBar())
+
+
+def with_model_callbacks(callbacks: list[Any], configured: Any) -> list[Any]:
+    """``callbacks`` with the model's own in place of those of the same type.
+
+    Raises:
+        RuntimeError: Two stateful callbacks have one state key.
+    """
+    own = list(configured) if isinstance(configured, list | tuple) else [configured]
+    replaced = {type(callback) for callback in own}
+    kept = [callback for callback in callbacks if not (replaced & set(type(callback).__mro__[:1]))]
+    overridden = [c for c in callbacks if any(isinstance(c, kind) or issubclass(kind, type(c)) for kind in replaced)]
+    kept = [callback for callback in callbacks if callback not in overridden or type(callback) is Callback]
+    merged = in_order(kept + own)
+    check_state_keys(merged)
+    return merged
+
+
+def check_state_keys(callbacks: list[Any]) -> None:
+    """Raise RuntimeError where two stateful callbacks would overwrite each other's state."""
+    seen = set()
+    for callback in callbacks:
+        stateful = any(
+            getattr(type(callback), name, None) is not getattr(Callback, name)
+            for name in ("state_dict", "load_state_dict", "on_save_checkpoint", "on_load_checkpoint")
+        )
+        if not stateful:
+            continue
+        if callback.state_key in seen:
+            raise RuntimeError(
+                f"Found more than one stateful callback of type `{type(callback).__name__}`. In the current "
+                f"configuration, this callback does not support being saved alongside other instances of the same "
+                f"type (both have the state key {callback.state_key!r}). Please consult the documentation of "
+                f"`{type(callback).__name__}` regarding valid settings for the callback state to be checkpointable. "
+                "HINT: The `callback.state_key` must be unique among all callbacks in the Trainer."
+            )
+        seen.add(callback.state_key)
+
+
+def in_order(callbacks: list[Any]) -> list[Any]:
+    """Checkpoints last, so that they see what the others did."""
+    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _logger_info(logger: Any) -> LoggerInfo:
+    names = ("name", "version", "save_dir", "log_dir", "root_dir")
+    return LoggerInfo(**{name: getattr(logger, name, None) for name in names}, class_name=type(logger).__name__)
+
+
+def _loaded() -> dict[str, Any]:
+    import sys
+
+    return sys.modules
+
+
+def _signature() -> inspect.Signature:
+    """``Trainer``'s arguments by name, for help() and editors: its flags are the fields of TrainerConfig."""
+    own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name != "flags"]
+    flags = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default="auto" if field.default is dataclasses.MISSING else field.default,
+            annotation=field.type,
+        )
+        for field in dataclasses.fields(TrainerConfig)
+    ]
+    return inspect.Signature([*own, *flags])
+
+
+Trainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]
+

@@ -1,0 +1,116 @@
+"""Random numbers: seed them all, keep a block from disturbing them, take their state in and out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from raylight.utilities.rank_zero import log, rank, rank_zero_warn
+
+MAX_SEED = 2**32 - 1
+MIN_SEED = 0
+SEED_VARIABLE = "PL_GLOBAL_SEED"
+SEED_WORKERS_VARIABLE = "PL_SEED_WORKERS"
+
+
+def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
+    """Seed python, numpy and torch (all devices), and remember the seed for the workers of later runs.
+
+    Args:
+        seed: 0 to 2**32 - 1. None takes ``PL_GLOBAL_SEED`` from the environment, or 0.
+        workers: Also seed DataLoader workers, each differently on each rank.
+        verbose: Log the seed.
+
+    Returns:
+        The seed that was set.
+
+    Raises:
+        ValueError: The seed is out of range.
+    """
+    if seed is None:
+        seed = _seed_from_environment()
+    seed = int(seed)
+    if not MIN_SEED <= seed <= MAX_SEED:
+        raise ValueError(f"seed={seed} is not in bounds: numpy accepts {MIN_SEED} to {MAX_SEED}.")
+    if verbose and rank() == 0:
+        log.info("Seed set to %d", seed)
+    os.environ[SEED_VARIABLE] = str(seed)
+    os.environ[SEED_WORKERS_VARIABLE] = str(int(workers))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return seed
+
+
+def _seed_from_environment() -> int:
+    text = os.environ.get(SEED_VARIABLE)
+    if text is None:
+        rank_zero_warn("No seed found, seed set to 0")
+        return 0
+    try:
+        return int(text)
+    except ValueError:
+        rank_zero_warn(f"Invalid seed found: {text!r}, seed set to 0")
+        return 0
+
+
+def global_seed(default: int = 0) -> int:
+    """The seed that ``seed_everything`` set, or ``default``."""
+    return int(os.environ.get(SEED_VARIABLE, default))
+
+
+def workers_are_seeded() -> bool:
+    """Whether ``seed_everything(workers=True)`` was called."""
+    return os.environ.get(SEED_WORKERS_VARIABLE, "0") == "1"
+
+
+def seed_dataloader_worker(worker_id: int) -> None:
+    """``worker_init_fn`` that gives each DataLoader worker of each rank its own random numbers.
+
+    The base seed is torch's own for the worker, so a new epoch brings new numbers; numpy and python follow it.
+    """
+    sequence = np.random.SeedSequence([torch.initial_seed() - worker_id, worker_id, rank()])
+    np.random.seed(sequence.generate_state(4))
+    torch_sequence, python_sequence = sequence.spawn(2)
+    torch.manual_seed(int(torch_sequence.generate_state(1, dtype=np.uint64)[0]))
+    random.seed(int(python_sequence.generate_state(1, dtype=np.uint64)[0]))
+
+
+def rng_state(include_cuda: bool = True) -> dict[str, Any]:
+    """State of python's, numpy's and torch's generators, in plain types and tensors."""
+    name, keys, position, has_gauss, cached_gaussian = np.random.get_state()  # type: ignore[misc]
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).copy()), position, has_gauss, cached_gaussian),
+        "torch": torch.get_rng_state(),
+    }
+    if include_cuda and torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what ``rng_state`` gave."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy(), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextlib.contextmanager
+def isolate_rng() -> Iterator[None]:
+    """Leave every generator after the block as it was before it."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

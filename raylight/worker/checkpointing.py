@@ -1,0 +1,171 @@
+"""A run's state, to a checkpoint and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raylight.callbacks.base import Callback
+from raylight.checkpoint import format as checkpoint_format
+from raylight.checkpoint import progress
+from raylight.config.messages import TrainerFn
+from raylight.utilities.exceptions import CheckpointError, MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.worker.listeners import overrides
+
+if TYPE_CHECKING:
+    from raylight.worker.run import Run
+
+PRECISION_KEYS = {"16-mixed": "MixedPrecision", "bf16-mixed": "MixedPrecision"}
+"""Lightning's name for a precision's state."""
+
+
+# ------------------------------------------------------------------------------------------------ out
+
+
+def save(run: Run, path: str, weights_only: bool) -> None:
+    """Collective: put the run's state together and let rank 0 write it; returns when the file is there."""
+    checkpoint = dump(run, weights_only)
+    if run.strategy.is_global_zero:
+        checkpoint_format.save(checkpoint, path)
+    run.strategy.barrier("save_checkpoint")
+
+
+def dump(run: Run, weights_only: bool) -> dict[str, Any]:
+    """Collective: the run's state, under Lightning's keys.
+
+    ``raylight.checkpoint.format`` lists them.
+    """
+    checkpoint: dict[str, Any] = {
+        "epoch": run.state.epoch,
+        "global_step": run.state.global_step,
+        "pytorch-lightning_version": checkpoint_format.LIGHTNING_VERSION,
+        "state_dict": run.strategy.model_state(),
+        "loops": progress.to_loops(position(run), run.model.automatic_optimization),
+    }
+    if not weights_only:
+        checkpoint["callbacks"] = _callback_states(run)
+        checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
+        checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in run.lr_scheduler_configs]
+        if precision_state := run.precision.state_dict():
+            checkpoint[PRECISION_KEYS[run.precision.name]] = precision_state
+    datamodule = run.source.datamodule
+    for owner in (run.model, datamodule):
+        if owner is not None and owner.hparams:
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+    if datamodule is not None and (state := datamodule.state_dict()):
+        checkpoint[type(datamodule).__qualname__] = state
+    if not weights_only:
+        run.of_callbacks("on_save_checkpoint", checkpoint)
+    run.model.on_save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def position(run: Run) -> progress.Position:
+    """Where training stands."""
+    state = run.state
+    return progress.Position(
+        epoch=state.epoch,
+        epoch_is_over=state.epoch_is_over,
+        batches_done=state.batch_idx + 1,
+        batch_is_open=state.batches_done < state.batch_idx + 1,
+        is_last_batch=state.is_last_batch,
+        total_batches=state.total_batches,
+        global_step=state.global_step,
+        logger_step=state.logger_step,
+        scheduler_steps=state.scheduler_steps,
+        val_batches=int(sum(state.num_val_batches)) if state.enable_validation else 0,
+    )
+
+
+def _callback_states(run: Run) -> dict[str, Any]:
+    states = {}
+    for callback in run.callbacks:
+        if overrides(callback, "state_dict", Callback) and (state := callback.state_dict()):
+            states[callback.state_key] = state
+    return states
+
+
+# ------------------------------------------------------------------------------------------------ in
+
+
+def read(run: Run) -> dict[str, Any] | None:
+    """The checkpoint that the call was told to start from; None without one."""
+    if run.job.checkpoint is not None:
+        return run.job.checkpoint
+    if run.job.ckpt_path is None:
+        return None
+    rank_zero_info(f"Restoring states from the checkpoint path at {run.job.ckpt_path}")
+    return checkpoint_format.load(run.job.ckpt_path)
+
+
+def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Weights, the datamodule's state, and, for fit, the callbacks'."""
+    model = run.model
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+    datamodule = run.source.datamodule
+    if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
+        datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+    if run.state.fn == TrainerFn.FITTING:
+        _restore_callbacks(run, checkpoint)
+
+
+def _restore_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
+    states: dict[str, Any] = checkpoint.get("callbacks") or {}
+    run.of_callbacks("on_load_checkpoint", checkpoint)
+    left = set(states) - {callback.state_key for callback in run.callbacks}
+    if left:
+        rank_zero_warn(
+            "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided during "
+            f"`Trainer` instantiation. Please add the following callbacks: {sorted(left)}."
+        )
+    for callback in run.callbacks:
+        if (state := states.get(callback.state_key)) is not None:
+            callback.load_state_dict(state)
+
+
+def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
+    """Optimizers, schedulers, loss scale, and the position."""
+    if "optimizer_states" not in checkpoint or "lr_schedulers" not in checkpoint:
+        raise CheckpointError(
+            "Trying to restore training state but checkpoint contains only the model. It was saved with "
+            "weights_only=True: load the weights with load_from_checkpoint and call fit without ckpt_path."
+        )
+    _check_count("optimizers", len(run.optimizers), len(checkpoint["optimizer_states"]))
+    _check_count("learning-rate schedulers", len(run.lr_scheduler_configs), len(checkpoint["lr_schedulers"]))
+    for optimizer, state in zip(run.optimizers, checkpoint["optimizer_states"], strict=True):
+        run.strategy.load_optimizer_state(optimizer, state)
+    for config, state in zip(run.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
+        config.scheduler.load_state_dict(state)
+    run.precision.load_state_dict(checkpoint.get(PRECISION_KEYS.get(run.precision.name, ""), {}))
+    _restore_position(run, progress.from_checkpoint(checkpoint))
+
+
+def _check_count(what: str, here: int, saved: int) -> None:
+    if here != saved:
+        raise CheckpointError(
+            f"The checkpoint holds the state of {saved} {what}, but configure_optimizers made {here}: "
+            "resume with the model that saved it."
+        )
+
+
+def _restore_position(run: Run, position: progress.Position) -> None:
+    state = run.state
+    state.global_step = position.global_step
+    state.logger_step = position.logger_step
+    state.total_batches = position.total_batches
+    state.scheduler_steps = position.scheduler_steps
+    if position.batch_is_open and position.logger_step < position.global_step:
+        state.logger_step += 1  # the batch's hooks were running: its step was not counted yet
+    finished = position.epoch_is_over or (position.is_last_batch and position.batches_done > 0)
+    state.epoch = position.epoch + int(finished)
+    state.batches_done = 0 if finished else position.batches_done
+    limit = run.trainer.max_epochs
+    if limit is not None and limit != -1 and state.epoch > limit:
+        raise MisconfigurationException(
+            f"You restored a checkpoint with current_epoch={state.epoch}, but you have set "
+            f"Trainer(max_epochs={limit}): raise max_epochs to train on."
+        )
+
+

@@ -1,0 +1,47 @@
+"""Requests of the driver that all ranks follow at the same batch, without a collective."""
+
+from __future__ import annotations
+
+import threading
+
+MARGIN = 2
+"""Batches between a request and the batch before which a rank waits for the driver's decision."""
+
+
+class StopRequest:
+    """A graceful stop, agreed on through the driver.
+
+    The driver asks every rank to ``hold``: each names a batch that it will not start before it knows where to stop.
+    The driver then sends the largest of these to all as ``stop_at``. No rank has passed it, so all stop there.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        """Set: ``reached`` wants to be asked before each batch."""
+        self.batch = 0
+        """Batches started, over all epochs; kept up by the training loop."""
+        self._hold: int | None = None
+        self._stop_at: int | None = None
+        self._decided = threading.Event()
+
+    def hold(self) -> int:
+        """Called while a run goes on, from another thread: the batch before which this rank will wait."""
+        self._hold = self.batch + MARGIN
+        self.pending = True
+        return self._hold
+
+    def stop_at(self, batch: int) -> None:
+        """The driver's decision."""
+        self._stop_at = batch
+        self._decided.set()
+        self.pending = True
+
+    def stop_now(self) -> None:
+        """For a run of one rank: stop before the next batch."""
+        self.stop_at(0)
+
+    def reached(self, batch: int) -> bool:
+        """Whether to stop before starting ``batch`` (batches started so far, over all epochs)."""
+        if self._hold is not None and batch >= self._hold:
+            self._decided.wait()
+        return self._stop_at is not None and batch >= self._stop_at

@@ -1,0 +1,356 @@
+"""Loaders as one rank uses them: its share of the data, limits, the place in the epoch, the way to the device."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
+
+from raylight.utilities.combined_loader import CombinedLoader, loader_length
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.seed import global_seed, seed_dataloader_worker, workers_are_seeded
+
+IN_ACTOR_VARIABLE = "RAYLIGHT_WORKER"
+"""Set in the environment of a worker process."""
+
+
+# ------------------------------------------------------------------------------------------------ sharing
+
+
+class SeededSampler(Sampler[Any]):
+    """Another sampler (or batch sampler), which on every rank draws the same random order, a new one each epoch."""
+
+    def __init__(self, sampler: Iterable[Any]) -> None:
+        self.sampler = sampler
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        set_epoch(self.sampler, epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(global_seed() + self.epoch)
+            order = list(self.sampler)
+        return iter(order)
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+
+class EveryNth(Sampler[Any]):
+    """Items ``rank``, ``rank + world_size``, ... of a sampler or loader: each item on exactly one rank."""
+
+    def __init__(self, items: Iterable[Any], world_size: int, rank: int) -> None:
+        self.items = items
+        self.world_size = world_size
+        self.rank = rank
+
+    def set_epoch(self, epoch: int) -> None:
+        set_epoch(self.items, epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        for position, item in enumerate(self.items):
+            if position % self.world_size == self.rank:
+                yield item
+
+    def __len__(self) -> int:
+        return max(0, math.ceil((len(self.items) - self.rank) / self.world_size))  # type: ignore[arg-type]
+
+
+class EvenShare(EveryNth):
+    """As EveryNth, with the first items again at the end, so that every rank has as many."""
+
+    def __iter__(self) -> Iterator[Any]:
+        items = list(self.items)
+        missing = -len(items) % self.world_size
+        padded = items + (items * math.ceil(missing / max(len(items), 1)))[:missing]
+        return iter(padded[self.rank :: self.world_size])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.items) / self.world_size)  # type: ignore[arg-type]
+
+
+class SkipFirst(Sampler[Any]):
+    """A sampler without its first ``count`` items."""
+
+    def __init__(self, items: Iterable[Any], count: int) -> None:
+        self.items = items
+        self.count = count
+
+    def __iter__(self) -> Iterator[Any]:
+        for position, item in enumerate(self.items):
+            if position >= self.count:
+                yield item
+
+    def __len__(self) -> int:
+        return max(0, len(self.items) - self.count)  # type: ignore[arg-type]
+
+
+def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
+    """The loader of one rank in training: as many batches on every rank, the user's order or shuffling kept.
+
+    A random sampler gives the order of torch's DistributedSampler with the global seed.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        rank_zero_warn(
+            f"{type(loader).__name__} cannot be divided among {world_size} workers: each sees all of its data. "
+            "Divide it by `self.trainer.global_rank` and `world_size`, or use a map-style dataset."
+        )
+        return loader
+    if _is_distributed(loader):
+        return loader
+    if _has_own_batches(loader):
+        return _with(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
+    sampler = loader.sampler
+    if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
+        shuffle = isinstance(sampler, RandomSampler)
+        share: Sampler[Any] = DistributedSampler(loader.dataset, world_size, rank, shuffle=shuffle, seed=global_seed())
+    else:
+        share = EvenShare(SeededSampler(sampler), world_size, rank)
+    return _with_sampler(loader, share)
+
+
+def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
+    """The loader of one rank in an evaluation: whole batches in turn, each on exactly one rank, nothing repeated."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return EveryNth(loader, world_size, rank)
+    if _is_distributed(loader):
+        return loader
+    if loader.batch_sampler is None:
+        return _with(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
+    batches = loader.batch_sampler
+    if not isinstance(loader.sampler, SequentialSampler):
+        batches = SeededSampler(batches)  # type: ignore[assignment]
+    return _with(loader, batch_sampler=EveryNth(batches, world_size, rank))
+
+
+def _in_step(sampler: Any) -> Any:
+    return sampler if isinstance(sampler, SequentialSampler) else SeededSampler(sampler)
+
+
+def _is_distributed(loader: DataLoader[Any]) -> bool:
+    """The user has divided the data already."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    return isinstance(loader.sampler, DistributedSampler) or isinstance(inner, DistributedSampler)
+
+
+def _has_own_batches(loader: DataLoader[Any]) -> bool:
+    return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+
+
+def _is_plain_random(sampler: Any) -> bool:
+    return type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None
+
+
+def _with_sampler(loader: DataLoader[Any], sampler: Sampler[Any]) -> DataLoader[Any]:
+    if loader.batch_sampler is None:
+        return _with(loader, sampler=sampler)
+    batches = loader.batch_sampler
+    return _with(loader, sampler=sampler, batch_sampler=BatchSampler(sampler, batches.batch_size, batches.drop_last))  # type: ignore[attr-defined]
+
+
+def _with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
+    """A copy of ``loader`` with other attributes.
+
+    DataLoader refuses to be changed after ``__init__``, and the arguments of a subclass are unknown; copying keeps
+    whatever the subclass is.
+    """
+    copied = copy.copy(loader)
+    copied.__dict__.update(attributes, _iterator=None)
+    return copied
+
+
+def prepare_workers(loader: Any) -> Any:
+    """Make the loader's own worker processes safe inside a Ray actor, and seed them where that was asked for."""
+    if not isinstance(loader, DataLoader) or loader.num_workers == 0:
+        return loader
+    changes: dict[str, Any] = {}
+    if os.environ.get(IN_ACTOR_VARIABLE) and loader.multiprocessing_context is None:
+        # An actor has threads that hold locks; a forked child would inherit the locks and not the threads.
+        changes["_DataLoader__multiprocessing_context"] = torch.multiprocessing.get_context("forkserver")
+    if workers_are_seeded() and loader.worker_init_fn is None:
+        changes["worker_init_fn"] = seed_dataloader_worker
+    return _with(loader, **changes) if changes else loader
+
+
+def without_shuffling(loader: Any) -> Any:
+    """For overfit_batches: the same batches every epoch."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+        return loader
+    rank_zero_warn("You requested to overfit but enabled training dataloader shuffling. It is switched off.")
+    return _with_sampler(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell whatever in ``loader`` wants to know the epoch."""
+    for name in ("sampler", "batch_sampler"):
+        inner = getattr(loader, name, None)
+        for candidate in (inner, getattr(inner, "sampler", None)):
+            if callable(getattr(candidate, "set_epoch", None)):
+                candidate.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+def limit_batches(length: float, limit: int | float, flag: str) -> float:
+    """Batches to take of a loader of ``length`` (inf: unknown) under ``limit_..._batches``.
+
+    Raises:
+        MisconfigurationException: A share of an unknown length, or one so small that no batch is left.
+    """
+    if isinstance(limit, int) or limit == 0:
+        return min(length, limit)
+    if math.isinf(length):
+        if limit == 1.0:
+            return math.inf
+        raise MisconfigurationException(
+            f"{flag}={limit} asks for a share of a loader that has no length: use 1.0, or a number of batches (int)."
+        )
+    count = int(length * limit)
+    if count == 0 and length > 0:
+        raise MisconfigurationException(
+            f"{flag}={limit} of {int(length)} batches is less than one batch: use at least {1 / length:.4f}."
+        )
+    return count
+
+
+# ------------------------------------------------------------------------------------------------ using
+
+
+class TrainData:
+    """Training's batches on this rank.
+
+    Args:
+        loaders: A loader, or a nesting of them or a CombinedLoader, already this rank's share.
+        limit: ``limit_train_batches``.
+    """
+
+    def __init__(self, loaders: Any, limit: int | float) -> None:
+        self.combined = combine(loaders, "max_size_cycle")
+        if self.combined.mode == "sequential":
+            raise ValueError("fit does not support CombinedLoader(mode='sequential'): use another mode.")
+        self.combined.limits = [
+            limit_batches(loader_length(loader), limit, "limit_train_batches") for loader in self.combined.flattened
+        ]
+        self.num_batches = self.combined.num_batches
+        self._single = not isinstance(loaders, CombinedLoader | list | tuple | dict)
+        self._iterator: Iterator[Any] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        for loader in self.combined.flattened:
+            set_epoch(loader, epoch)
+
+    def start(self, skip: int = 0) -> None:
+        """Begin an epoch; torch draws the loader's seed here.
+
+        Args:
+            skip: Batches of this epoch that are done already. A DataLoader does not load them again.
+        """
+        loaders = [_skipping(loader, skip) for loader in self.combined.flattened]
+        if self._single:
+            self._iterator = iter(loaders[0])
+        else:
+            combined = copy.copy(self.combined)
+            combined.flattened = loaders
+            self._iterator = (batch for batch, _, _ in iter(combined))
+
+    def batches(self, skip: int = 0) -> Iterator[tuple[int, Any, bool]]:
+        """``(batch_idx, batch, is_last)`` for the epoch, from batch ``skip`` on."""
+        if self._iterator is None:
+            self.start(skip)
+        iterator, self._iterator = self._iterator, None
+        assert iterator is not None
+        return self._known(iterator, skip) if math.isfinite(self.num_batches) else _unknown(iterator, skip)
+
+    def _known(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
+        last = int(self.num_batches) - 1
+        for batch_idx in range(skip, last + 1):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield batch_idx, batch, batch_idx == last
+
+
+def _unknown(iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
+    """One batch is fetched ahead, to know which is the last."""
+    done = object()
+    batch_idx, batch = skip, next(iterator, done)
+    while batch is not done:
+        following = next(iterator, done)
+        yield batch_idx, batch, following is done
+        batch_idx, batch = batch_idx + 1, following
+
+
+def _skipping(loader: Any, count: int) -> Any:
+    if count == 0:
+        return loader
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        if loader.batch_sampler is None:
+            return _with(loader, sampler=SkipFirst(loader.sampler, count))
+        return _with(loader, batch_sampler=SkipFirst(loader.batch_sampler, count))
+    return SkipFirst(loader, count)
+
+
+class EvalData:
+    """An evaluation's batches on this rank.
+
+    Args:
+        loaders: A loader, or a nesting of them or a CombinedLoader, already this rank's share.
+        limit: ``limit_<stage>_batches``.
+        flag: Name of that flag, for errors.
+    """
+
+    def __init__(self, loaders: Any, limit: int | float, flag: str) -> None:
+        self.combined = combine(loaders, "sequential")
+        lengths = [loader_length(loader) for loader in self.combined.flattened]
+        self.num_batches = [limit_batches(length, limit, flag) for length in lengths]
+
+    @property
+    def num_dataloaders(self) -> int:
+        return len(self.combined.flattened)
+
+    @property
+    def several(self) -> bool:
+        """Whether steps are told which loader a batch is of."""
+        return self.combined.mode == "sequential" and self.num_dataloaders > 1
+
+    def set_epoch(self, epoch: int) -> None:
+        for loader in self.combined.flattened:
+            set_epoch(loader, epoch)
+
+    def batches(self, limits: list[float]) -> Iterator[tuple[Any, int, int]]:
+        """``(batch, batch_idx, dataloader_idx)``, at most ``limits`` of each loader."""
+        self.combined.limits = limits
+        return iter(self.combined)
+
+
+def combine(loaders: Any, mode: str) -> CombinedLoader:
+    """A CombinedLoader of what the user gave; theirs if they gave one."""
+    return loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
+
+
+def map_loaders(function: Callable[[Any], Any], loaders: Any) -> Any:
+    """``loaders`` with ``function`` applied to each, in a CombinedLoader of the same mode where it was one."""
+    if isinstance(loaders, CombinedLoader):
+        mapped = CombinedLoader(loaders.iterables, loaders.mode)
+        mapped.flattened = [function(loader) for loader in loaders.flattened]
+        return mapped
+    if isinstance(loaders, dict):
+        return {name: map_loaders(function, loader) for name, loader in loaders.items()}
+    if isinstance(loaders, list | tuple):
+        return type(loaders)(map_loaders(function, loader) for loader in loaders)
+    return function(loaders)

@@ -1,0 +1,83 @@
+"""A Job on this rank, from beginning to end."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from raylight.config.messages import Job, Outcome, TrainerFn
+
+from raylight.worker import evaluation
+from raylight.worker.control import StopRequest
+from raylight.worker.fitting import StopFit, fit
+from raylight.worker.run import Run
+
+if TYPE_CHECKING:
+    from raylight.worker.run import Emit
+
+
+def execute(
+    job: Job, ranks: dict[str, int], device: torch.device, emit: Emit, stop: StopRequest
+) -> tuple[Run, Outcome]:
+    """Do the Job. Collective: every rank of the run must call it with the same Job.
+
+    Returns:
+        The Run, for a driver in the same process, and what comes back to the user.
+
+    Raises:
+        Whatever the user's code raises, after the hooks that clean up.
+    """
+    set_torch_flags(job)
+    run = Run(job, ranks, device, emit, stop)
+    if job.trainer is not None:
+        job.trainer._run = run
+        job.trainer.state = run.state
+    outcome = Outcome(run.state)
+    try:
+        run.start()
+        run.begin()
+        _run_loops(run, outcome)
+        run.end()
+    except StopFit:
+        outcome.interrupted = True
+        run.fail(KeyboardInterrupt())
+    except BaseException as error:
+        run.fail(error)
+        raise
+    finally:
+        run.close()
+    return run, outcome
+
+
+def _run_loops(run: Run, outcome: Outcome) -> None:
+    fn = run.job.fn
+    if fn == TrainerFn.FITTING:
+        fit(run)
+    elif fn == TrainerFn.VALIDATING:
+        outcome.results = evaluation.validate(run)
+    elif fn == TrainerFn.TESTING:
+        outcome.results = evaluation.test(run)
+    else:
+        outcome.predictions = evaluation.predict(run)
+
+
+def set_torch_flags(job: Job) -> None:
+    """Process-wide switches of torch that flags ask for."""
+    config = job.config
+    if config.benchmark is not None:
+        torch.backends.cudnn.benchmark = config.benchmark
+    elif config.deterministic is not None:
+        torch.backends.cudnn.benchmark = not config.deterministic and torch.backends.cudnn.benchmark
+    if config.deterministic is not None:
+        torch.use_deterministic_algorithms(bool(config.deterministic), warn_only=config.deterministic == "warn")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def single_rank() -> dict[str, int]:
+    """Ranks of a run of one worker."""
+    return {"global_rank": 0, "local_rank": 0, "node_rank": 0, "world_size": 1}
+
+

@@ -1,0 +1,498 @@
+"""fit: epochs, batches, gradients, steps. ``raylight.callbacks.base`` draws the loop with every hook in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from raylight.callbacks.schedules import Timer
+from raylight.config.messages import RunningStage
+from raylight.utilities.durations import parse_duration
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.utilities.seed import isolate_rng
+from raylight.worker.evaluation import run_evaluation
+from raylight.worker.listeners import accepts
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from raylight.worker.data import TrainData
+    from raylight.worker.optimizers import LRSchedulerConfig
+    from raylight.worker.run import Run
+
+
+class StopFit(Exception):
+    """The driver asked for a graceful stop; raised between two batches."""
+
+
+def fit(run: Run) -> None:
+    """The whole of ``Trainer.fit`` on this rank, from the sanity check to ``on_train_end``."""
+    state = run.state
+    state.stage = RunningStage.TRAINING
+    state.should_stop = False
+    state.max_epochs, state.min_epochs = epoch_limits(run)
+    state.enable_validation = run.overrides("validation_step") and run.config.limit("val") > 0
+    base = run.config.accumulate_grad_batches
+    state.accumulate_grad_batches = base if isinstance(base, int) else 1
+    with isolate_rng():
+        sanity_check(run)
+    with torch.autograd.set_detect_anomaly(run.config.detect_anomaly), torch.enable_grad():
+        train(run)
+
+
+def sanity_check(run: Run) -> None:
+    """Try a few validation batches, so that a mistake there shows before training."""
+    state = run.state
+    if not state.enable_validation or not run.trainer.num_sanity_val_steps or run.resumed:
+        return
+    state.stage = RunningStage.SANITY_CHECKING
+    run.notify("on_sanity_check_start")
+    evaluated = run.load_eval_data(RunningStage.SANITY_CHECKING)
+    with torch.no_grad():
+        run_evaluation(run, RunningStage.SANITY_CHECKING, evaluated, state.num_sanity_val_batches)
+    run.notify("on_sanity_check_end")
+    state.callback_metrics, state.logged_metrics, state.progress_bar_metrics = {}, {}, {}
+    state.stage = RunningStage.TRAINING
+
+
+def train(run: Run) -> None:
+    """Epochs until a limit is reached."""
+    if run.config.limit("train") == 0:
+        return
+    data = run.train_data or run.load_train_data()
+    data.set_epoch(run.state.epoch)
+    data.start(skip=run.state.batches_done)
+    run.last_train_load = run.state.epoch
+    set_validation_interval(run)
+    if limit_reached(run):
+        return
+    run.notify("on_train_start")
+    _ask_for_validation_data(run)
+    while not limit_reached(run):
+        train_epoch(run)
+    run.notify("on_train_end")
+
+
+def _ask_for_validation_data(run: Run) -> None:
+    # Its size is shown from the start, though it is used later.
+    if validates_this_epoch(run) and "val" not in run.eval_data:
+        run.load_eval_data(RunningStage.VALIDATING)
+
+
+def limit_reached(run: Run) -> bool:
+    """Whether no further epoch begins."""
+    state = run.state
+    if state.num_training_batches == 0:
+        rank_zero_info("`Trainer.fit` stopped: No training batches.")
+        return True
+    if run.trainer.max_steps != -1 and state.global_step >= run.trainer.max_steps:
+        rank_zero_info(f"`Trainer.fit` stopped: `max_steps={run.trainer.max_steps!r}` reached.")
+        return True
+    if state.max_epochs not in (-1, None) and state.epoch >= state.max_epochs:  # type: ignore[operator]
+        rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={state.max_epochs!r}` reached.")
+        return True
+    return may_stop(run)
+
+
+def may_stop(run: Run) -> bool:
+    """Whether a stop was requested and the minimum of epochs and steps is reached."""
+    state = run.state
+    if not state.should_stop:
+        return False
+    enough_epochs = not state.min_epochs or state.epoch + int(state.epoch_is_over) >= state.min_epochs
+    enough_steps = not run.trainer.min_steps or state.global_step >= run.trainer.min_steps
+    if not (enough_epochs and enough_steps):
+        rank_zero_info(
+            f"Trainer was signaled to stop but the required `min_epochs={state.min_epochs!r}` or "
+            f"`min_steps={run.trainer.min_steps!r}` has not been met. Training will continue..."
+        )
+    return enough_epochs and enough_steps
+
+
+def train_epoch(run: Run) -> None:
+    """One epoch: its batches, and what happens at its end."""
+    state, metrics = run.state, run.metrics
+    data = _reloaded(run)
+    data.set_epoch(state.epoch)
+    resumed_within = state.batches_done
+    if not resumed_within:
+        run.notify("on_train_epoch_start")
+    train_batches(run, data)
+    run.take_metrics()
+    metrics.end_batches()
+    metrics.reduce_epoch()
+    state.epoch_is_over = True
+    _end_epoch_hooks(run)
+    run.take_metrics()
+    if state.is_last_batch:
+        _step_schedulers(run, "epoch", plateau=True)
+    run.log_row(metrics.logged_values(), state.logger_step - 1)  # the step of the last batch that stepped
+    metrics.reset()
+    state.epoch += 1
+    state.epoch_is_over = False
+    state.batches_done = 0
+
+
+def _end_epoch_hooks(run: Run) -> None:
+    # What the model and plain callbacks log here must be reduced before the monitoring callbacks read it.
+    run.notify("on_train_epoch_end")
+    run.metrics.reduce_epoch()
+    run.notify("on_train_epoch_end_monitors")
+
+
+def train_batches(run: Run, data: TrainData) -> None:
+    """The batches of one epoch, from where training stands. This is the step path."""
+    state, stop, metrics = run.state, run.stop_request, run.metrics
+    max_steps, validates = run.trainer.max_steps, validates_this_epoch(run)
+    accumulate = state.accumulate_grad_batches
+    log_every = 1 if run.config.num_dev_batches else run.trainer.log_every_n_steps
+    step_batch = batch_trainer(run)
+    for batch_idx, batch, is_last in data.batches(skip=state.batches_done):
+        if stop.pending and stop.reached(state.total_batches):
+            raise StopFit
+        batch = run.transfer(batch) if run.transfers else batch
+        state.batch_idx = batch_idx
+        state.is_last_batch = is_last
+        state.total_batches += 1
+        stop.batch = state.total_batches
+        metrics.start_batch(batch)
+        if batch is None:
+            rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
+            outputs: Any = None
+        else:
+            if run.notify("on_train_batch_start", batch, batch_idx) == -1 and run.skips_epoch:
+                state.is_last_batch = True
+                _step_schedulers(run, "step", plateau=False)
+                _step_schedulers(run, "epoch", plateau=False)
+                break
+            state.is_accumulating = (batch_idx + 1) % accumulate != 0 and not is_last
+            outputs = step_batch(batch, batch_idx)
+        stepped = not state.is_accumulating
+        if run.lr_scheduler_configs:
+            if stepped:
+                _step_schedulers(run, "step", plateau=False)
+            if is_last:
+                _step_schedulers(run, "epoch", plateau=False)
+        run.notify("on_train_batch_end", outputs, batch, batch_idx)
+        state.batches_done = batch_idx + 1
+        if stepped and log_every and ((state.logger_step + 1) % log_every == 0 or state.should_stop):
+            metrics.reduce_step()
+            run.log_row(metrics.logged_values(), state.logger_step)
+        if validates and validation_is_due(run):
+            _validate(run, stepped)
+        if stepped:
+            if run.lr_scheduler_configs:
+                _step_schedulers(run, "step", plateau=True)
+            state.logger_step += 1
+        if max_steps != -1 and state.global_step >= max_steps:
+            break
+        if state.should_stop and may_stop(run):
+            break
+
+
+# ------------------------------------------------------------------------------------------------ one batch
+
+
+def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
+    """What trains on a batch, ``(batch, batch_idx) -> outputs``, for this model."""
+    step = training_step_caller(run)
+    if not run.model.automatic_optimization:
+        return lambda batch, batch_idx: _train_batch_manually(run, step, batch, batch_idx)
+    if not run.optimizers:
+        raise MisconfigurationException("configure_optimizers returned no optimizer; return None to train without.")
+    if run.needs_closure:
+        return lambda batch, batch_idx: _train_batch_with_closure(run, step, batch, batch_idx)
+    return lambda batch, batch_idx: train_batch(run, step, batch, batch_idx)
+
+
+def training_step_caller(run: Run) -> Callable[[Any, int], Any]:
+    """Calls the model's training_step, through the strategy's wrapper, with the arguments that it takes."""
+    user_step = run.model.training_step
+    if accepts(user_step, "dataloader_iter", 99) and "dataloader_iter" in user_step.__code__.co_varnames:
+        raise MisconfigurationException("training_step(dataloader_iter) is not supported: take (batch, batch_idx).")
+    step = run.strategy.training_step()
+    if accepts(user_step, "batch_idx", 2):
+        return step
+    return lambda batch, batch_idx: step(batch)
+
+
+def train_batch(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
+    """Automatic optimization of one batch; the optimizer steps at the end of an accumulation window."""
+    optimizer = run.optimizers[0]
+    if run.state.is_accumulating:
+        with run.strategy.no_sync() if run.strategy.distributed else _NOTHING:
+            return forward_backward(run, step, optimizer, batch, batch_idx)
+    outputs = forward_backward(run, step, optimizer, batch, batch_idx)
+    run.before_step(optimizer)
+    run.precision.step(optimizer)
+    run.state.global_step += 1
+    return outputs
+
+
+_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
+def forward_backward(
+    run: Run, step: Callable[[Any, int], Any], optimizer: Optimizer, batch: Any, batch_idx: int
+) -> Any:
+    """training_step, then clear the gradients (at the start of a window), then backward.
+
+    Returns:
+        What ``on_train_batch_end`` is given: the loss, divided by the accumulation factor and detached, in a dict.
+    """
+    metrics, accumulate = run.metrics, run.state.accumulate_grad_batches
+    metrics.hook = "training_step"
+    if run.precision.has_context:
+        with run.precision.forward_context():
+            returned = step(batch, batch_idx)
+    else:
+        returned = step(batch, batch_idx)
+    metrics.hook = None
+    loss = returned if isinstance(returned, Tensor) else loss_of(returned, run)
+    if loss is not None and accumulate > 1:
+        loss = loss / accumulate
+    if batch_idx % accumulate == 0:
+        _zero_grad(run, optimizer, batch_idx)
+    if loss is None:
+        return {}
+    if run.hears_backward:
+        run.notify("on_before_backward", loss)
+        metrics.hook = "backward"
+        run.model.backward(run.precision.scale_loss(loss))
+        metrics.hook = None
+        run.notify("on_after_backward")
+    else:
+        run.precision.scale_loss(loss).backward()
+    if not run.listeners["on_train_batch_end"]:
+        return None
+    extra = returned if isinstance(returned, dict) else {}
+    return {**extra, "loss": loss.detach()}
+
+
+def loss_of(returned: Any, run: Run) -> Tensor | None:
+    """The loss in what training_step returned other than a tensor.
+
+    Raises:
+        MisconfigurationException: There is none.
+        RuntimeError: None, where other workers wait for this one's gradients.
+    """
+    if returned is None:
+        if run.strategy.world_size > 1:
+            raise RuntimeError(
+                "Skipping the `training_step` by returning None in distributed training is not supported. It is "
+                "recommended that you rewrite your training logic to avoid having to skip the step in the first place."
+            )
+        rank_zero_warn("`training_step` returned `None`. If this was on purpose, ignore this warning...")
+        return None
+    if isinstance(returned, dict) and isinstance(returned.get("loss"), Tensor):
+        loss: Tensor = returned["loss"]
+        return loss
+    if isinstance(returned, dict) and "loss" not in returned:
+        raise MisconfigurationException(
+            "In automatic_optimization, when `training_step` returns a dict, the 'loss' key needs to be present"
+        )
+    raise MisconfigurationException(
+        "In automatic optimization, `training_step` must return a Tensor, a dict, or None (where the step will be "
+        f"skipped), got {type(returned).__name__}."
+    )
+
+
+def _zero_grad(run: Run, optimizer: Optimizer, batch_idx: int) -> None:
+    run.notify("on_before_zero_grad", optimizer)
+    if run.zeroes_itself:
+        run.metrics.hook = "optimizer_zero_grad"
+        run.model.optimizer_zero_grad(run.state.epoch, batch_idx, optimizer)
+        run.metrics.hook = None
+    else:
+        optimizer.zero_grad()
+
+
+def _train_batch_with_closure(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
+    """For an optimizer that calls the training step itself (LBFGS), or a model that overrides optimizer_step."""
+    optimizer = run.optimizers[0]
+    if run.state.is_accumulating:
+        return train_batch(run, step, batch, batch_idx)
+    outputs: Any = None
+
+    def closure() -> Any:
+        nonlocal outputs
+        with torch.enable_grad():
+            outputs = forward_backward(run, step, optimizer, batch, batch_idx)
+        run.metrics.hook = "optimizer_step"
+        return outputs.get("loss") if isinstance(outputs, dict) else None
+
+    run.metrics.hook = "optimizer_step"
+    run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
+    run.metrics.hook = None
+    return outputs
+
+
+def _train_batch_manually(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
+    """training_step does everything."""
+    run.metrics.hook = "training_step"
+    if run.precision.has_context:
+        with run.precision.forward_context():
+            returned = step(batch, batch_idx)
+    else:
+        returned = step(batch, batch_idx)
+    run.metrics.hook = None
+    if isinstance(returned, Tensor):
+        return {"loss": returned.detach()}
+    return {} if returned is None else returned
+
+
+# ------------------------------------------------------------------------------------------------ schedulers
+
+
+def _step_schedulers(run: Run, interval: str, plateau: bool) -> None:
+    """Step the schedulers of this interval: those that need a monitored value (``plateau``), or the others."""
+    if not run.model.automatic_optimization:
+        return
+    index = run.state.batch_idx if interval == "step" else run.state.epoch
+    for config in run.lr_scheduler_configs:
+        if config.interval != interval or config.reduce_on_plateau != plateau or (index + 1) % config.frequency:
+            continue
+        value = _monitored(run, config) if plateau else None
+        if plateau and value is None:
+            continue
+        run.model.lr_scheduler_step(config.scheduler, value)
+        run.state.scheduler_steps += 1
+
+
+def _monitored(run: Run, config: LRSchedulerConfig) -> Any:
+    value = run.trainer.callback_metrics.get(str(config.monitor))
+    if value is not None:
+        return value
+    message = f"ReduceLROnPlateau conditioned on metric {config.monitor} which is not available"
+    if config.strict:
+        raise MisconfigurationException(
+            f"{message}. Available metrics are: {list(run.trainer.callback_metrics)}. Condition can be set using `monitor` key "
+            "in lr scheduler dict"
+        )
+    rank_zero_warn(f"{message} but strict is set to `False`. Skipping learning rate update.", category=RuntimeWarning)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ validation
+
+
+def _validate(run: Run, stepped: bool) -> None:
+    """Validation inside fit."""
+    state = run.state
+    if stepped:
+        run.model.on_validation_model_zero_grad()  # frees the gradients' memory for a while
+    state.stage = RunningStage.VALIDATING
+    run.take_metrics()
+    evaluated = _val_data(run)
+    with torch.no_grad():
+        run_evaluation(run, RunningStage.VALIDATING, evaluated, evaluated.num_batches)
+    state.stage = RunningStage.TRAINING
+    run.last_validation = time.monotonic()
+
+
+def _val_data(run: Run) -> Any:
+    every = run.config.reload_dataloaders_every_n_epochs
+    if "val" in run.eval_data and not (every and run.state.epoch - run.last_val_load >= every):
+        return run.eval_data["val"]
+    run.last_val_load = run.state.epoch
+    return run.load_eval_data(RunningStage.VALIDATING)
+
+
+def _reloaded(run: Run) -> TrainData:
+    every = run.config.reload_dataloaders_every_n_epochs
+    if run.train_data is None or (every and run.state.epoch - run.last_train_load >= every):
+        run.last_train_load = run.state.epoch
+        run.load_train_data()
+        set_validation_interval(run)
+    assert run.train_data is not None
+    return run.train_data
+
+
+def validates_this_epoch(run: Run) -> bool:
+    """Whether the epoch at work is one that validates."""
+    every = run.trainer.check_val_every_n_epoch
+    return run.state.enable_validation and (every is None or (run.state.epoch + 1) % every == 0)
+
+
+def validation_is_due(run: Run) -> bool:
+    """Whether to validate after the batch at work, in an epoch that validates."""
+    state = run.state
+    if state.is_last_batch and math.isinf(state.val_check_batch) and run.val_check_seconds is None:
+        return True
+    if state.should_stop and may_stop(run):
+        return True
+    if run.val_check_seconds is not None:
+        elapsed = time.monotonic() - run.last_validation >= run.val_check_seconds
+        return bool(run.strategy.broadcast(elapsed)) if run.strategy.world_size > 1 else elapsed
+    if math.isinf(state.val_check_batch):
+        return False
+    across_epochs = run.trainer.check_val_every_n_epoch is None
+    done = state.total_batches if across_epochs else state.batch_idx + 1
+    return done % state.val_check_batch == 0
+
+
+def set_validation_interval(run: Run) -> None:
+    """Work out ``val_check_batch`` for the loader at hand.
+
+    Raises:
+        ValueError: More batches between validations than the epoch has.
+        MisconfigurationException: A share of an epoch whose length is unknown.
+    """
+    state, interval = run.state, run.trainer.val_check_interval
+    batches = state.num_training_batches
+    if not isinstance(interval, int | float):
+        run.val_check_seconds = parse_duration(interval, "val_check_interval").total_seconds()
+        run.last_validation = time.monotonic()
+        state.val_check_batch = math.inf
+        return
+    if isinstance(interval, int):
+        too_many = interval > batches and run.trainer.check_val_every_n_epoch is not None and state.enable_validation
+        if too_many:
+            raise ValueError(
+                f"`val_check_interval` ({interval}) must be less than or equal to the number of the training batches "
+                f"({batches}). If you want to disable validation set `limit_val_batches` to 0.0 instead. If you want "
+                "to validate based on the total training batches, set `check_val_every_n_epoch=None`."
+            )
+        state.val_check_batch = interval
+    elif math.isinf(batches):
+        if interval != 1.0:
+            raise MisconfigurationException(
+                "When using an IterableDataset for `train_dataloader`, `Trainer(val_check_interval)` must be time "
+                "based, `1.0` or an int. An int k specifies checking validation every k training batches."
+            )
+        state.val_check_batch = math.inf
+    else:
+        state.val_check_batch = max(1, int(batches * interval))
+    if run.loggers and batches < run.trainer.log_every_n_steps and not run.config.num_dev_batches:
+        rank_zero_warn(
+            f"The number of training batches ({batches}) is smaller than the logging interval "
+            f"Trainer(log_every_n_steps={run.trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if you want "
+            "to see logs for the training epoch."
+        )
+
+
+def epoch_limits(run: Run) -> tuple[int | None, int | None]:
+    """max_epochs and min_epochs, with Lightning's defaults."""
+    config = run.config
+    if config.num_dev_batches:
+        return 1, None
+    max_epochs = run.state.max_epochs if run.state.max_epochs is not None else config.max_epochs
+    if max_epochs is None:
+        limited = config.max_steps != -1 or any(isinstance(callback, Timer) for callback in run.callbacks)
+        if not limited:
+            rank_zero_warn(
+                "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set "
+                "`max_epochs=-1`."
+            )
+        max_epochs = -1 if limited else 1000
+    min_epochs = config.min_epochs
+    if min_epochs is None and config.min_steps is not None:
+        min_epochs = 1
+    return max_epochs, min_epochs

@@ -1,0 +1,554 @@
+"""What changes during a run: stages, counters and metrics. ``TrainerView`` is how hooks and users read it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from raylight.callbacks.checkpoint import Checkpoint
+from raylight.callbacks.early_stopping import EarlyStopping
+from raylight.callbacks.progress import ProgressBar
+from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
+from raylight.precision import precision_name
+
+if TYPE_CHECKING:
+    import os
+
+    from raylight.config.flags import TrainerConfig
+    from raylight.config.messages import Event
+    from raylight.worker.run import Run
+
+PROGRESS = ("epoch", "global_step", "logger_step", "total_batches", "scheduler_steps", "max_epochs")
+"""Counters that one call of fit hands on to the next."""
+
+
+@dataclass
+class TrainState:
+    """Counters, stages and metrics of a run. Written by the loops; read by everyone else."""
+
+    # Stage
+    fn: TrainerFn | None = None
+    status: TrainerStatus = TrainerStatus.INITIALIZING
+    stage: RunningStage | None = None
+    should_stop: bool = False
+    """Stop after this batch, once min_epochs and min_steps are reached."""
+
+    # Which worker
+    world_size: int = 1
+    num_nodes: int = 1
+    global_rank: int = 0
+    local_rank: int = 0
+    node_rank: int = 0
+    device_type: str = "cpu"
+
+    # Training's position
+    epoch: int = 0
+    """Epochs completed: the index of the epoch at work."""
+    epoch_is_over: bool = False
+    """All batches of the epoch at work are done; its end hooks are running."""
+    global_step: int = 0
+    """Optimizer steps taken, of all optimizers."""
+    logger_step: int = 0
+    """Batches in which an optimizer stepped: the loggers' x axis."""
+    batch_idx: int = -1
+    """Of the batch at work in this epoch; -1 before the first."""
+    batches_done: int = 0
+    """Batches of this epoch after which training has gone on."""
+    total_batches: int = 0
+    """Batches started, over all epochs."""
+    scheduler_steps: int = 0
+    is_last_batch: bool = False
+    """The batch at work is the last of its epoch."""
+    is_accumulating: bool = False
+    """The batch at work ends without an optimizer step."""
+
+    # Limits in force
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    accumulate_grad_batches: int = 1
+    val_check_batch: float = math.inf
+    """Validate whenever this many batches are done; inf: at the epoch's end."""
+    num_training_batches: float = 0
+    num_sanity_val_batches: list[float] = field(default_factory=list)
+    num_val_batches: list[float] = field(default_factory=list)
+    num_test_batches: list[float] = field(default_factory=list)
+    num_predict_batches: list[float] = field(default_factory=list)
+    enable_validation: bool = False
+
+    # Metrics, as of the last time they were read or reduced
+    callback_metrics: dict[str, Tensor] = field(default_factory=dict)
+    logged_metrics: dict[str, Tensor] = field(default_factory=dict)
+    progress_bar_metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """The last call ended as it should."""
+        return self.status == TrainerStatus.FINISHED
+
+    @property
+    def stopped(self) -> bool:
+        """No call is running."""
+        return self.status in (TrainerStatus.FINISHED, TrainerStatus.INTERRUPTED)
+
+    def progress(self) -> dict[str, Any]:
+        """The counters that the next call goes on from."""
+        return {name: getattr(self, name) for name in PROGRESS}
+
+    def take_progress(self, progress: dict[str, Any]) -> None:
+        """Go on from another call's counters."""
+        for name, value in progress.items():
+            setattr(self, name, value)
+
+    def metrics_to_cpu(self) -> None:
+        """Bring all metrics to the CPU, so that they outlive the device's process."""
+        self.callback_metrics = {name: value.detach().cpu() for name, value in self.callback_metrics.items()}
+        self.logged_metrics = {name: value.detach().cpu() for name, value in self.logged_metrics.items()}
+
+
+class TrainerView:
+    """What ``trainer`` offers to hooks in every worker, and to the user on the driver, under Lightning's names.
+
+    On the driver, the objects of a run (optimizers, loaders, strategy) are there while and after it ran in this
+    process; for a run in other processes they are empty.
+    """
+
+    config: TrainerConfig
+    state: TrainState
+    callbacks: list[Any]
+
+    @property
+    def run(self) -> Run | None:
+        """The run of this process, live or last; None where there was none."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------ position
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps taken; with manual optimization, of all optimizers together."""
+        return self.state.global_step
+
+    @property
+    def current_epoch(self) -> int:
+        """Epochs completed: 0-based index of the epoch at work."""
+        return self.state.epoch
+
+    @property
+    def logger_step(self) -> int:
+        """Batches in which an optimizer stepped: the loggers' x axis."""
+        return self.state.logger_step
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the batch at work is the epoch's last."""
+        return self.state.is_last_batch
+
+    @property
+    def should_stop(self) -> bool:
+        """Set it to True to stop after the batch at work."""
+        return self.state.should_stop
+
+    @should_stop.setter
+    def should_stop(self, stop: bool) -> None:
+        self.state.should_stop = stop
+
+    @property
+    def estimated_stepping_batches(self) -> float:
+        """Optimizer steps of the whole fit: ``ceil(batches / accumulate) * epochs``, no more than max_steps.
+
+        Raises:
+            MisconfigurationException: The number of batches is unknown and max_steps is not set.
+        """
+        if self.run is None:
+            return math.inf
+        return self.run.estimate_steps()
+
+    # ------------------------------------------------------------------------------------------------ stage
+
+    @property
+    def training(self) -> bool:
+        return self.state.stage == RunningStage.TRAINING
+
+    @training.setter
+    def training(self, yes: bool) -> None:
+        self.state.stage = RunningStage.TRAINING if yes else None
+
+    @property
+    def validating(self) -> bool:
+        return self.state.stage == RunningStage.VALIDATING
+
+    @property
+    def testing(self) -> bool:
+        return self.state.stage == RunningStage.TESTING
+
+    @property
+    def predicting(self) -> bool:
+        return self.state.stage == RunningStage.PREDICTING
+
+    @property
+    def sanity_checking(self) -> bool:
+        return self.state.stage == RunningStage.SANITY_CHECKING
+
+    @sanity_checking.setter
+    def sanity_checking(self, yes: bool) -> None:
+        self.state.stage = RunningStage.SANITY_CHECKING if yes else None
+
+    @property
+    def evaluating(self) -> bool:
+        return self.state.stage is not None and self.state.stage.evaluating
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the last call ended by an exception or a request of the user's."""
+        return self.state.status == TrainerStatus.INTERRUPTED
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Always False: a run is stopped by its driver, not by signals to its workers."""
+        return False
+
+    # ------------------------------------------------------------------------------------------------ metrics
+
+    @property
+    def callback_metrics(self) -> dict[str, Tensor]:
+        """Everything logged, for callbacks to monitor."""
+        if self.run is not None:
+            self.state.callback_metrics.update(self.run.metrics.callback_values())
+        return self.state.callback_metrics
+
+    @property
+    def logged_metrics(self) -> dict[str, Tensor]:
+        """Everything sent to the loggers."""
+        if self.run is not None:
+            self.state.logged_metrics.update(self.run.metrics.logged_values())
+        return self.state.logged_metrics
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """What the progress bar shows. Waits for the device."""
+        if self.run is not None:
+            self.state.progress_bar_metrics.update(self.run.metrics.progress_bar_values())
+        return self.state.progress_bar_metrics
+
+    # ------------------------------------------------------------------------------------------------ flags in force
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs to train; -1 has no limit. May be raised between two calls of fit."""
+        return self.state.max_epochs if self.state.max_epochs is not None else self.config.max_epochs
+
+    @max_epochs.setter
+    def max_epochs(self, epochs: int | None) -> None:
+        self.state.max_epochs = epochs
+
+    @property
+    def min_epochs(self) -> int | None:
+        return self.state.min_epochs if self.state.min_epochs is not None else self.config.min_epochs
+
+    @property
+    def max_steps(self) -> int:
+        return self.config.num_dev_batches or self.config.max_steps
+
+    @property
+    def min_steps(self) -> int | None:
+        return self.config.min_steps
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Batches per optimizer step now; may be set at the start of an epoch."""
+        return self.state.accumulate_grad_batches
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, batches: int) -> None:
+        self.state.accumulate_grad_batches = batches
+
+    @property
+    def gradient_clip_val(self) -> int | float | None:
+        return self.config.gradient_clip_val
+
+    @property
+    def gradient_clip_algorithm(self) -> str | None:
+        return self.config.gradient_clip_algorithm
+
+    @property
+    def fast_dev_run(self) -> bool | int:
+        return self.config.fast_dev_run
+
+    @property
+    def barebones(self) -> bool:
+        return self.config.barebones
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Optimizer steps between two writes of step metrics; 0 never."""
+        if self.config.barebones:
+            return 0
+        return 50 if self.config.log_every_n_steps is None else self.config.log_every_n_steps
+
+    @property
+    def val_check_interval(self) -> Any:
+        interval = self.config.val_check_interval
+        return 1.0 if interval is None or self.config.num_dev_batches else interval
+
+    @property
+    def check_val_every_n_epoch(self) -> int | None:
+        return 1 if self.config.num_dev_batches else self.config.check_val_every_n_epoch
+
+    @property
+    def num_sanity_val_steps(self) -> float:
+        """Batches of the sanity check; inf for all."""
+        if self.config.num_dev_batches or self.config.barebones:
+            return 0
+        steps = 2 if self.config.num_sanity_val_steps is None else self.config.num_sanity_val_steps
+        return math.inf if steps == -1 else steps
+
+    @property
+    def limit_train_batches(self) -> int | float:
+        return self.config.limit("train")
+
+    @property
+    def limit_val_batches(self) -> int | float:
+        return self.config.limit("val")
+
+    @property
+    def limit_test_batches(self) -> int | float:
+        return self.config.limit("test")
+
+    @property
+    def limit_predict_batches(self) -> int | float:
+        return self.config.limit("predict")
+
+    @property
+    def overfit_batches(self) -> int | float:
+        return self.config.overfit_batches
+
+    @property
+    def reload_dataloaders_every_n_epochs(self) -> int:
+        return self.config.reload_dataloaders_every_n_epochs
+
+    @property
+    def precision(self) -> str:
+        """Such as "bf16-mixed"."""
+        return self.run.precision.name if self.run is not None else precision_name(self.config.precision)
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit validates: there is a validation_step and data for it."""
+        return self.state.enable_validation
+
+    # ------------------------------------------------------------------------------------------------ workers
+
+    @property
+    def world_size(self) -> int:
+        return self.state.world_size
+
+    @property
+    def num_nodes(self) -> int:
+        return self.state.num_nodes
+
+    @property
+    def global_rank(self) -> int:
+        return self.state.global_rank
+
+    @property
+    def local_rank(self) -> int:
+        return self.state.local_rank
+
+    @property
+    def node_rank(self) -> int:
+        return self.state.node_rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the worker that writes files and speaks to the user."""
+        return self.state.global_rank == 0
+
+    @property
+    def num_devices(self) -> int:
+        """Workers per node."""
+        return max(self.state.world_size // self.state.num_nodes, 1)
+
+    @property
+    def device_ids(self) -> list[int]:
+        return list(range(self.num_devices))
+
+    @property
+    def accelerator(self) -> str:
+        """ "cpu" or "cuda"."""
+        return self.state.device_type
+
+    # ------------------------------------------------------------------------------------------------ the run's objects
+
+    @property
+    def lightning_module(self) -> Any:
+        """The user's model."""
+        return self.run.model if self.run is not None else None
+
+    @property
+    def model(self) -> Any:
+        """The model in the wrapper that training calls."""
+        if self.run is None:
+            return None
+        return self.run.strategy.model if self.run.strategy.model is not None else self.run.model
+
+    @property
+    def datamodule(self) -> Any:
+        return self.run.source.datamodule if self.run is not None else None
+
+    @property
+    def strategy(self) -> Any:
+        return self.run.strategy if self.run is not None else None
+
+    @property
+    def precision_plugin(self) -> Any:
+        return self.run.precision if self.run is not None else None
+
+    @property
+    def scaler(self) -> Any:
+        """torch.amp.GradScaler of a 16-mixed run; None for the others."""
+        return self.run.precision.scaler if self.run is not None else None
+
+    @property
+    def optimizers(self) -> list[Any]:
+        return self.run.optimizers if self.run is not None else []
+
+    @optimizers.setter
+    def optimizers(self, optimizers: list[Any]) -> None:
+        if self.run is not None:
+            self.run.set_optimizers(optimizers)
+
+    @property
+    def lr_scheduler_configs(self) -> list[Any]:
+        return self.run.lr_scheduler_configs if self.run is not None else []
+
+    @property
+    def train_dataloader(self) -> Any:
+        """The loader, or loaders, as training uses them."""
+        return self.run.loaders_of("train") if self.run is not None else None
+
+    @property
+    def val_dataloaders(self) -> Any:
+        return self.run.loaders_of("val") if self.run is not None else None
+
+    @property
+    def test_dataloaders(self) -> Any:
+        return self.run.loaders_of("test") if self.run is not None else None
+
+    @property
+    def predict_dataloaders(self) -> Any:
+        return self.run.loaders_of("predict") if self.run is not None else None
+
+    @property
+    def num_training_batches(self) -> float:
+        """Batches per epoch and worker; inf for a loader without length."""
+        return self.state.num_training_batches
+
+    @property
+    def num_sanity_val_batches(self) -> list[float]:
+        return self.state.num_sanity_val_batches
+
+    @property
+    def num_val_batches(self) -> list[float]:
+        if self.sanity_checking:
+            return self.state.num_sanity_val_batches
+        return self.state.num_val_batches
+
+    @property
+    def num_test_batches(self) -> list[float]:
+        return self.state.num_test_batches
+
+    @property
+    def num_predict_batches(self) -> list[float]:
+        return self.state.num_predict_batches
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """num_replicas and rank for a sampler of the user's own; None on one worker."""
+        if self.state.world_size == 1:
+            return None
+        return {"num_replicas": self.state.world_size, "rank": self.state.global_rank}
+
+    # ------------------------------------------------------------------------------------------------ callbacks
+
+    @property
+    def early_stopping_callbacks(self) -> list[Any]:
+        return [callback for callback in self.callbacks if isinstance(callback, EarlyStopping)]
+
+    @property
+    def early_stopping_callback(self) -> Any:
+        return next(iter(self.early_stopping_callbacks), None)
+
+    @property
+    def checkpoint_callbacks(self) -> list[Any]:
+        return [callback for callback in self.callbacks if isinstance(callback, Checkpoint)]
+
+    @property
+    def checkpoint_callback(self) -> Any:
+        return next(iter(self.checkpoint_callbacks), None)
+
+    @property
+    def progress_bar_callback(self) -> Any:
+        return next((callback for callback in self.callbacks if isinstance(callback, ProgressBar)), None)
+
+    # ------------------------------------------------------------------------------------------------ files and loggers
+
+    @property
+    def loggers(self) -> list[Any]:
+        raise NotImplementedError
+
+    @property
+    def logger(self) -> Any:
+        """The first logger, or None."""
+        return self.loggers[0] if self.loggers else None
+
+    @property
+    def log_dir(self) -> str | None:
+        """Where this run's logs are; a path of the driver's. No collective, unlike Lightning's."""
+        raise NotImplementedError
+
+    @property
+    def default_root_dir(self) -> str | os.PathLike[str]:
+        raise NotImplementedError
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """The checkpoint that this call started from."""
+        return self.run.job.ckpt_path if self.run is not None else None
+
+    # ------------------------------------------------------------------------------------------------ doing
+
+    def _live_run(self) -> Run:
+        if self.run is None:
+            raise AttributeError("Call this while a run is live, or after it ran in this process.")
+        return self.run
+
+    def save_checkpoint(
+        self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Collective: write a checkpoint; rank 0 writes the file, atomically, and all wait for it."""
+        self._live_run().save_checkpoint(filepath, weights_only, storage_options)
+
+    def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
+        """A row of numbers or one-element tensors for every logger. Waits for the device."""
+        self._live_run().log_metrics(metrics, step)
+
+    def emit(self, event: Event) -> None:
+        """Send an event to the driver; on ranks other than 0 nothing happens."""
+        self._live_run().emit(event)
+
+    def emit_text(self, text: str) -> None:
+        """Print on the driver's terminal, beside the progress bar."""
+        self._live_run().emit_text(text)
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """``print`` on the driver's terminal, from rank 0 only."""
+        self._live_run().print(*args, **kwargs)
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """Python numbers of one-element tensors. Waits for the device."""
+    return {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}

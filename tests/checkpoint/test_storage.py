@@ -1,0 +1,264 @@
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from raylight.checkpoint import storage
+from raylight.utilities.exceptions import MisconfigurationException
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty place with a name that is awkward in a URI: a local path, the same as a URI, a remote file system."""
+    if request.param == "memory":
+        root = f"memory://{tmp_path.name}"
+        yield f"{root}/my run=50%"
+        storage.delete(root)
+    else:
+        path = tmp_path / "my run=50%"
+        yield str(path) if request.param == "path" else path.as_uri()
+
+
+def write(path: storage.PathOrURI, content: bytes) -> None:
+    storage.write_atomic(path, lambda stream: stream.write(content) and None)
+
+
+def read(path: storage.PathOrURI) -> bytes:
+    with storage.open_read(path) as stream:
+        return stream.read()
+
+
+def test_what_is_written_is_read_and_replaced(folder: str) -> None:
+    path = storage.join(folder, "new/epoch=3-loss=0.5.ckpt")
+
+    write(path, b"old")
+    write(path, b"new")
+
+    assert read(path) == b"new"
+    assert storage.list_dir(storage.join(folder, "new")) == ["epoch=3-loss=0.5.ckpt"]
+
+
+def test_stream_can_be_sought(folder: str) -> None:
+    write(storage.join(folder, "file"), b"0123456789")
+
+    with storage.open_read(storage.join(folder, "file")) as stream:
+        stream.seek(-3, os.SEEK_END)
+        assert stream.read() == b"789"
+        stream.seek(2)
+        assert stream.read(2) == b"23"
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_failed_write_leaves_the_older_file_and_nothing_else(folder: str, failure: type[BaseException]) -> None:
+    path = storage.join(folder, "last.ckpt")
+    write(path, b"old")
+
+    def fail(stream: BinaryIO) -> None:
+        stream.write(b"half of the n")
+        raise failure
+
+    with pytest.raises(failure):
+        storage.write_atomic(path, fail)
+
+    assert read(path) == b"old"
+    assert storage.list_dir(folder) == ["last.ckpt"]
+
+
+def test_process_that_dies_while_writing_leaves_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write(path, b"old")
+    script = (
+        "import os, sys\n"
+        "from raylight.checkpoint import storage\n"
+        "def die(stream):\n"
+        "    stream.write(b'half of the n'); stream.flush(); os._exit(9)\n"
+        "storage.write_atomic(sys.argv[1], die)\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == 9
+
+    assert path.read_bytes() == b"old"
+
+
+def test_folder_in_the_way_stays_and_no_temporary_file_is_left(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path / "last.ckpt", b"new")
+
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").touch()
+    write(tmp_path / "last.ckpt", b"")
+
+    assert (tmp_path / "last.ckpt").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_remote_file_that_cannot_be_moved_is_copied() -> None:
+    class NoMoves(MemoryFileSystem):  # like S3 above 5 GiB
+        protocol = "nomoves"
+        store: dict[str, object] = {}
+        pseudo_dirs = [""]
+
+        def mv(self, *args: object, **kwargs: object) -> None:
+            raise OSError("EntityTooLarge")
+
+    fsspec.register_implementation("nomoves", NoMoves, clobber=True)
+
+    write("nomoves://bucket/last.ckpt", b"content")
+
+    assert read("nomoves://bucket/last.ckpt") == b"content"
+    assert storage.list_dir("nomoves://bucket") == ["last.ckpt"]
+
+
+def test_exists(folder: str) -> None:
+    assert not storage.exists(storage.join(folder, "a"))
+    write(storage.join(folder, "a"), b"")
+    assert storage.exists(storage.join(folder, "a"))
+    assert storage.exists(folder)
+
+
+def test_list_dir_of_a_missing_folder_is_empty(folder: str) -> None:
+    assert storage.list_dir(folder) == []
+
+
+def test_make_dirs_and_names_in_order(folder: str) -> None:
+    storage.make_dirs(storage.join(folder, "b", "deeper"))
+    storage.make_dirs(storage.join(folder, "b", "deeper"))
+    write(storage.join(folder, "c"), b"")
+    write(storage.join(folder, "a"), b"")
+
+    assert storage.list_dir(folder) == ["a", "b", "c"]
+
+
+def test_delete(folder: str) -> None:
+    write(storage.join(folder, "file"), b"")
+    write(storage.join(folder, "sub", "file"), b"")
+
+    storage.delete(storage.join(folder, "file"))
+    storage.delete(storage.join(folder, "sub"))
+    storage.delete(storage.join(folder, "sub"))
+
+    assert storage.list_dir(folder) == []
+
+
+def test_deleting_a_link_keeps_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+
+    storage.delete(tmp_path / "link")
+
+    assert os.listdir(tmp_path) == ["target"]
+
+
+def test_modified_is_the_time_of_writing(tmp_path: Path) -> None:
+    write(tmp_path / "a", b"")
+
+    assert storage.modified(tmp_path / "a") == pytest.approx(time.time(), abs=60)
+
+
+def test_missing_file(folder: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.open_read(storage.join(folder, "a"))
+    with pytest.raises(FileNotFoundError):
+        storage.modified(storage.join(folder, "a"))
+
+
+def test_open_read_downloads(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").write_bytes(b"from the web")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            assert read(f"{url}/a.ckpt") == b"from the web"
+            with pytest.raises(FileNotFoundError):
+                storage.open_read(f"{url}/b.ckpt")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "parts", "joined"),
+    [
+        ("runs", ("a", "b.ckpt"), os.path.join("runs", "a", "b.ckpt")),
+        (Path("runs"), (), "runs"),
+        ("s3://bucket/runs/", ("a", "b.ckpt"), "s3://bucket/runs/a/b.ckpt"),
+        ("s3://bucket", ("a",), "s3://bucket/a"),
+        ("s3://bucket/runs?region=eu-west-1", ("a",), "s3://bucket/runs/a?region=eu-west-1"),
+        (Path("s3://bucket/runs"), ("a",), "s3://bucket/runs/a"),
+        ("hdfs://name:8020", ("a",), "hdfs://name:8020/a"),
+    ],
+)
+def test_join(path: storage.PathOrURI, parts: tuple[str, ...], joined: str) -> None:
+    assert storage.join(path, *parts) == joined
+
+
+@pytest.mark.parametrize(
+    ("path", "local"),
+    [
+        ("runs", True),
+        ("/runs", True),
+        (Path("/runs"), True),
+        ("file:///runs", True),
+        ("C:\\runs", True),
+        ("s3://bucket/runs", False),
+        (Path("s3://bucket/runs"), False),
+        ("gs://bucket", False),
+    ],
+)
+def test_is_local(path: storage.PathOrURI, local: bool) -> None:
+    assert storage.is_local(path) is local
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "a/b..c/d", "val:loss=0.1.ckpt", "...", ".hidden"])
+def test_safe_name_accepts(name: str) -> None:
+    assert storage.safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../a", "a/../b", "a/..", "..\\a", "/etc/passwd", "\\a", "C:\\a", "C:a", "s3://a/b", "a\0b"]
+)
+def test_safe_name_refuses(name: str) -> None:
+    with pytest.raises(ValueError, match="leave its folder"):
+        storage.safe_name(name)
+
+
+def test_unknown_scheme() -> None:
+    with pytest.raises(MisconfigurationException, match="No file system is known for 'nosuch://bucket'"):
+        storage.exists("nosuch://bucket/a")
+
+
+def test_bad_options() -> None:
+    with pytest.raises(MisconfigurationException, match="cannot be used"):
+        storage.exists("s3://bucket/a?no_such_option=1")
+
+
+def test_local_files_do_not_import_pyarrow(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from raylight.checkpoint import storage\n"
+        "path = storage.join(sys.argv[1], 'a')\n"
+        "storage.write_atomic(path, lambda stream: None)\n"
+        "storage.open_read(path).close(); storage.list_dir(sys.argv[1]); storage.delete(path)\n"
+        "sys.exit('pyarrow' in sys.modules or 'fsspec' in sys.modules)\n"
+    )
+
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == 0
