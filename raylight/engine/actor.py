@@ -7,7 +7,6 @@ import gc
 import os
 import socket
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +125,7 @@ class WorkerActor:
         """Runs in every worker. Collective: do a Job."""
         assert self._membership is not None
         self._stop = stop = StopRequest()
+        self._outbox.open()
         _adopt_surroundings(parcel)
         try:
             job: Job = ray.cloudpickle.loads(parcel.job)
@@ -137,6 +137,7 @@ class WorkerActor:
             member = self._membership
             return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
         finally:
+            self._outbox.close()
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -162,15 +163,26 @@ class Outbox:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._arrived = threading.Event()
+        self._run_is_over = threading.Event()
 
     def put(self, event: Event) -> None:
         self._events.append(event)
         self._arrived.set()
 
+    def open(self) -> None:
+        """A run begins."""
+        self._run_is_over.clear()
+
+    def close(self) -> None:
+        """The run is over: whoever waits for events need not wait for more."""
+        self._run_is_over.set()
+        self._arrived.set()
+
     def take(self, seconds: float) -> list[Event]:
-        if self._arrived.wait(seconds):
-            time.sleep(COALESCE_SECONDS)
-        self._arrived.clear()
+        """Events since the last call; waits up to ``seconds`` for the first, and a little for those that follow."""
+        if not self._run_is_over.is_set() and self._arrived.wait(seconds):
+            self._run_is_over.wait(COALESCE_SECONDS)
+            self._arrived.clear()
         taken, self._events = self._events, []
         return taken
 

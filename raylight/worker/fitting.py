@@ -19,6 +19,7 @@ from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
 from raylight.worker.evaluation import run_evaluation
 from raylight.worker.listeners import accepts
+from raylight.worker.verify import has_loader
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -38,7 +39,8 @@ def fit(run: Run) -> None:
     state.stage = RunningStage.TRAINING
     state.should_stop = False
     state.max_epochs, state.min_epochs = epoch_limits(run)
-    state.enable_validation = run.overrides("validation_step") and run.config.limit("val") > 0
+    validates = run.overrides("validation_step") and has_loader("val", run.model, run.source)
+    state.enable_validation = validates and run.config.limit("val") > 0
     base = run.config.accumulate_grad_batches
     state.accumulate_grad_batches = base if isinstance(base, int) else 1
     with isolate_rng():
