@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,6 +48,9 @@ from raylight.worker.run import Run
 from raylight.worker.state import TrainerView, TrainState
 from raylight.worker.verify import verify, verify_portable
 
+SECONDS_BETWEEN_SAVES = 1.0
+"""Between two requests to the loggers to write to disk what they hold."""
+
 
 class Trainer(TrainerView):
     """Trains a LightningModule in this process or on a Ray cluster.
@@ -83,6 +87,7 @@ class Trainer(TrainerView):
         self._datamodule: LightningDataModule | None = None
         self._engine: Engine | None = None
         self._display = Display()
+        self._next_save = 0.0
         precision_name(self.config.precision)
         make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
         if not wants_ray(self.config):
@@ -345,7 +350,7 @@ class Trainer(TrainerView):
         if isinstance(event, Metrics):
             for logger in self._loggers:
                 logger.log_metrics(event.metrics, event.step)
-                logger.save()
+            self._save_loggers()
         elif isinstance(event, Progress):
             self._display.progress(event)
         elif isinstance(event, Text):
@@ -355,6 +360,14 @@ class Trainer(TrainerView):
             for name in event.path:
                 target = getattr(target, name)
             target(*event.args, **event.kwargs)
+
+    def _save_loggers(self) -> None:
+        # Writing to disk costs more than the row itself. finalize() writes what is left.
+        if time.monotonic() < self._next_save:
+            return
+        self._next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
+        for logger in self._loggers:
+            logger.save()
 
     def _resolve_ckpt_path(
         self, fn: TrainerFn, ckpt_path: str | os.PathLike[str] | None, model_given: bool

@@ -62,6 +62,13 @@ class Callback:
         """A key that tells apart several callbacks of one class by their ``settings``."""
         return f"{type(self).__qualname__}{settings!r}"
 
+    def listens_to(self, hook: str) -> bool:
+        """Whether ``hook``, which this class overrides, has anything to do as this callback is set up.
+
+        Asked once, when a call starts; False spares every batch the call of a hook that would do nothing.
+        """
+        return True
+
     # What stands in a checkpoint
     def state_dict(self) -> dict[str, Any]:
         """What to keep in a checkpoint; plain types and tensors only."""

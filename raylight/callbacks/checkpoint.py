@@ -208,6 +208,11 @@ class ModelCheckpoint(Checkpoint):
         self._last_time_checked = time.monotonic()
         self._deadline.restart()
 
+    def listens_to(self, hook: str) -> bool:
+        if hook != "on_train_batch_end" or type(self).on_train_batch_end is not ModelCheckpoint.on_train_batch_end:
+            return True
+        return bool(self._every_n_train_steps) or self._train_time_interval is not None
+
     def on_train_batch_end(
         self, trainer: TrainerView, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -258,10 +258,11 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
                 f"self.log({name!r}) does nothing: the `self.trainer` reference is not registered on the model yet."
             )
             return
-        run.metrics.add(
-            name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
-            add_dataloader_idx, batch_size, metric_attribute, rank_zero_only,
+        flags = (
+            prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
+            add_dataloader_idx, metric_attribute, rank_zero_only,
         )  # fmt: skip
+        run.metrics.add(name, value, flags, batch_size)
 
     def log_dict(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 WRITER_ARGUMENTS = frozenset({"purge_step", "max_queue", "flush_secs", "filename_suffix"})
 """What ``TensorBoardLogger`` hands on to ``SummaryWriter``."""
+
+SECONDS_BETWEEN_WRITES = 1.0
 
 
 class TensorBoardLogger(LocalLogger):
@@ -71,6 +74,9 @@ class TensorBoardLogger(LocalLogger):
         self._sub_dir = None if sub_dir is None else os.fspath(sub_dir)
         self._kwargs = kwargs
         self._experiment: SummaryWriter | None = None
+        self._rows: list[tuple[Any, int | None, float]] = []
+        """Summaries not yet handed to the writer, each with its step and wall time."""
+        self._next_write = 0.0
         self.hparams: dict[str, Any] = {}
 
     @property
@@ -90,7 +96,14 @@ class TensorBoardLogger(LocalLogger):
             from torch.utils.tensorboard import SummaryWriter
 
             self._experiment = SummaryWriter(log_dir=self.log_dir, **self._kwargs)
+        self._write_rows()
         return self._experiment
+
+    def _write_rows(self) -> None:
+        rows, self._rows = self._rows, []
+        writer = self._experiment._get_file_writer() if self._experiment is not None and rows else None
+        for summary, step, wall_time in rows:
+            writer.add_summary(summary, step, wall_time)  # type: ignore[union-attr]
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Record numbers; a dict of numbers becomes one chart with a line for each.
@@ -98,17 +111,28 @@ class TensorBoardLogger(LocalLogger):
         Raises:
             ValueError: A value is neither a number, a tensor of one element, nor a dict.
         """
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        numbers = []
         for name, value in self._prefixed(metrics).items():
             if isinstance(value, dict):
                 self.experiment.add_scalars(name, value, step)
                 continue
             try:
-                self.experiment.add_scalar(name, scalar(value), step)
+                numbers.append(Summary.Value(tag=name, simple_value=float(scalar(value))))
             except (AssertionError, RuntimeError, TypeError, ValueError) as error:
                 raise ValueError(
                     f"TensorBoard cannot record {name!r}: {value!r}. Log a number, a tensor of one element, "
                     "or a dict of these."
                 ) from error
+        if not numbers:
+            return
+        # Each event that the writer gets wakes its thread, which then takes turns with the training: so a row is one
+        # event, and the rows of a second go together.
+        self._rows.append((Summary(value=numbers), step, time.time()))
+        if time.monotonic() >= self._next_write:
+            self._next_write = time.monotonic() + SECONDS_BETWEEN_WRITES
+            self.experiment  # noqa: B018  writes the rows
 
     def log_hyperparams(
         self, params: Mapping[str, Any] | Namespace | None, metrics: Any = None, step: int | None = None
@@ -176,10 +200,11 @@ class TensorBoardLogger(LocalLogger):
         if status == "success":
             self.save()
         if self._experiment is not None:
+            self._write_rows()
             self._experiment.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_experiment": None}
+        return {**self.__dict__, "_experiment": None, "_rows": []}  # its rows stay with the original
 
 
 def _transfer(model: Any, batch: Any) -> Any:

@@ -277,11 +277,8 @@ class TrainData:
 
     def _known(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
         last = int(self.num_batches) - 1
-        for batch_idx in range(skip, last + 1):
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        # zip asks the range first, so that no batch is fetched that is not used
+        for batch_idx, batch in zip(range(skip, last + 1), iterator, strict=False):
             yield batch_idx, batch, batch_idx == last
 
 

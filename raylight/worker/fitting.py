@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -150,53 +151,60 @@ def _end_epoch_hooks(run: Run) -> None:
 
 
 def train_batches(run: Run, data: TrainData) -> None:
-    """The batches of one epoch, from where training stands. This is the step path."""
+    """The batches of one epoch, from where training stands. This is the step path: what is asked here is asked once."""
     state, stop, metrics = run.state, run.stop_request, run.metrics
-    max_steps, validates = run.trainer.max_steps, validates_this_epoch(run)
-    accumulate = state.accumulate_grad_batches
+    accumulate, max_steps, validates = state.accumulate_grad_batches, run.trainer.max_steps, validates_this_epoch(run)
     log_every = 1 if run.config.num_dev_batches else run.trainer.log_every_n_steps
-    step_batch = batch_trainer(run)
+    hears_start, hears_end = run.listeners["on_train_batch_start"], run.listeners["on_train_batch_end"]
+    step_batch, transfers, schedulers = batch_trainer(run), run.transfers, run.lr_scheduler_configs
     for batch_idx, batch, is_last in data.batches(skip=state.batches_done):
         if stop.pending and stop.reached(state.total_batches):
             raise StopFit
-        batch = run.transfer(batch) if run.transfers else batch
+        if transfers:
+            batch = run.transfer(batch)
         state.batch_idx = batch_idx
         state.is_last_batch = is_last
-        state.total_batches += 1
-        stop.batch = state.total_batches
+        state.is_accumulating = not is_last and (batch_idx + 1) % accumulate != 0
+        state.total_batches = stop.batch = state.total_batches + 1
         metrics.start_batch(batch)
-        if batch is None:
-            rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
-            outputs: Any = None
-        else:
-            if run.notify("on_train_batch_start", batch, batch_idx) == -1 and run.skips_epoch:
-                state.is_last_batch = True
-                _step_schedulers(run, "step", plateau=False)
-                _step_schedulers(run, "epoch", plateau=False)
-                break
-            state.is_accumulating = (batch_idx + 1) % accumulate != 0 and not is_last
-            outputs = step_batch(batch, batch_idx)
-        stepped = not state.is_accumulating
-        if run.lr_scheduler_configs:
-            if stepped:
-                _step_schedulers(run, "step", plateau=False)
-            if is_last:
-                _step_schedulers(run, "epoch", plateau=False)
-        run.notify("on_train_batch_end", outputs, batch, batch_idx)
+        if hears_start and run.notify("on_train_batch_start", batch, batch_idx) == -1 and run.skips_epoch:
+            _skip_epoch(run)
+            break
+        outputs = step_batch(batch, batch_idx) if batch is not None else _skip_batch()
+        if schedulers:
+            _step_schedulers_after_batch(run)
+        if hears_end:
+            run.notify("on_train_batch_end", outputs, batch, batch_idx)
         state.batches_done = batch_idx + 1
-        if stepped and log_every and ((state.logger_step + 1) % log_every == 0 or state.should_stop):
+        if not state.is_accumulating and log_every and ((state.logger_step + 1) % log_every == 0 or state.should_stop):
             metrics.reduce_step()
             run.log_row(metrics.logged_values(), state.logger_step)
         if validates and validation_is_due(run):
-            _validate(run, stepped)
-        if stepped:
-            if run.lr_scheduler_configs:
+            _validate(run)
+        if not state.is_accumulating:
+            if schedulers:
                 _step_schedulers(run, "step", plateau=True)
             state.logger_step += 1
-        if max_steps != -1 and state.global_step >= max_steps:
+        if max_steps != -1 and state.global_step >= max_steps or state.should_stop and may_stop(run):
             break
-        if state.should_stop and may_stop(run):
-            break
+
+
+def _skip_epoch(run: Run) -> None:
+    """``on_train_batch_start`` returned -1: the epoch ends as if this batch were its last."""
+    run.state.is_last_batch = True
+    _step_schedulers(run, "step", plateau=False)
+    _step_schedulers(run, "epoch", plateau=False)
+
+
+def _skip_batch() -> None:
+    rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
+
+
+def _step_schedulers_after_batch(run: Run) -> None:
+    if not run.state.is_accumulating:
+        _step_schedulers(run, "step", plateau=False)
+    if run.state.is_last_batch:
+        _step_schedulers(run, "epoch", plateau=False)
 
 
 # ------------------------------------------------------------------------------------------------ one batch
@@ -206,12 +214,10 @@ def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
     """What trains on a batch, ``(batch, batch_idx) -> outputs``, for this model."""
     step = training_step_caller(run)
     if not run.model.automatic_optimization:
-        return lambda batch, batch_idx: _train_batch_manually(run, step, batch, batch_idx)
+        return functools.partial(_train_batch_manually, run, step)
     if not run.optimizers:
         raise MisconfigurationException("configure_optimizers returned no optimizer; return None to train without.")
-    if run.needs_closure:
-        return lambda batch, batch_idx: _train_batch_with_closure(run, step, batch, batch_idx)
-    return lambda batch, batch_idx: train_batch(run, step, batch, batch_idx)
+    return functools.partial(_train_batch_with_closure if run.needs_closure else train_batch, run, step)
 
 
 def training_step_caller(run: Run) -> Callable[[Any, int], Any]:
@@ -232,7 +238,8 @@ def train_batch(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx
         with run.strategy.no_sync() if run.strategy.distributed else _NOTHING:
             return forward_backward(run, step, optimizer, batch, batch_idx)
     outputs = forward_backward(run, step, optimizer, batch, batch_idx)
-    run.before_step(optimizer)
+    if run.prepares_step:
+        run.before_step(optimizer)
     run.precision.step(optimizer)
     run.state.global_step += 1
     return outputs
@@ -261,7 +268,10 @@ def forward_backward(
     if loss is not None and accumulate > 1:
         loss = loss / accumulate
     if batch_idx % accumulate == 0:
-        _zero_grad(run, optimizer, batch_idx)
+        if run.hears_zero_grad:
+            _zero_grad(run, optimizer, batch_idx)
+        else:
+            optimizer.zero_grad()
     if loss is None:
         return {}
     if run.hears_backward:
@@ -307,13 +317,11 @@ def loss_of(returned: Any, run: Run) -> Tensor | None:
 
 
 def _zero_grad(run: Run, optimizer: Optimizer, batch_idx: int) -> None:
+    """``optimizer.zero_grad()`` for a model that hears of it."""
     run.notify("on_before_zero_grad", optimizer)
-    if run.zeroes_itself:
-        run.metrics.hook = "optimizer_zero_grad"
-        run.model.optimizer_zero_grad(run.state.epoch, batch_idx, optimizer)
-        run.metrics.hook = None
-    else:
-        optimizer.zero_grad()
+    run.metrics.hook = "optimizer_zero_grad"
+    run.model.optimizer_zero_grad(run.state.epoch, batch_idx, optimizer)
+    run.metrics.hook = None
 
 
 def _train_batch_with_closure(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
@@ -385,10 +393,10 @@ def _monitored(run: Run, config: LRSchedulerConfig) -> Any:
 # ------------------------------------------------------------------------------------------------ validation
 
 
-def _validate(run: Run, stepped: bool) -> None:
+def _validate(run: Run) -> None:
     """Validation inside fit."""
     state = run.state
-    if stepped:
+    if not state.is_accumulating:
         run.model.on_validation_model_zero_grad()  # frees the gradients' memory for a while
     state.stage = RunningStage.VALIDATING
     run.take_metrics()

@@ -37,13 +37,19 @@ def collect(model: LightningModule, callbacks: list[Any], trainer: Any) -> dict[
     for hook in HOOKS:
         if hook in WITH_OWN_ORDER:
             continue
-        called = [callback for callback in callbacks if overrides(callback, hook, Callback)]
+        called = [callback for callback in callbacks if hears(callback, hook)]
         if hook == "on_train_epoch_end":
             listeners[LATE] = _bind([callback for callback in called if monitors(callback)], hook, trainer, model)
             called = [callback for callback in called if not monitors(callback)]
         of_model = [getattr(model, hook)] if overrides(model, hook, LightningModule) else []
         listeners[hook] = [*_bind(called, hook, trainer, model), *of_model]
     return listeners
+
+
+def hears(callback: Any, hook: str) -> bool:
+    """Whether ``hook`` of ``callback`` is to be called."""
+    listens_to = getattr(callback, "listens_to", None)
+    return overrides(callback, hook, Callback) and (listens_to is None or listens_to(hook))
 
 
 def monitors(callback: Any) -> bool:

@@ -52,6 +52,9 @@ REDUCTIONS = {"mean": "mean", "avg": "mean", "sum": "sum", "min": "min", "max": 
 SLOTS = 64
 """Metrics that the one collective of an epoch has room for; more take a second one."""
 
+Flags = tuple[Any, ...]
+"""The arguments of one ``self.log`` but name, value and batch_size."""
+
 
 @dataclass(slots=True)
 class Logged:
@@ -59,7 +62,7 @@ class Logged:
 
     name: str
     hook: str
-    flags: tuple[Any, ...]
+    flags: Flags
     on_step: bool
     on_epoch: bool
     reduction: str
@@ -131,50 +134,32 @@ class MetricStore:
         """Whether values are now those of a step, or those of the epoch."""
         self._batch_size: int | None = None
         self._sized_batch: Any = None
-        self._logged: dict[tuple[str, str, int | None], Logged] = {}
+        self._logged: dict[tuple[str | None, str, int | None], Logged] = {}
 
     # ------------------------------------------------------------------------------------------------ self.log
 
-    def add(
-        self,
-        name: str,
-        value: Any,
-        prog_bar: bool,
-        logger: bool | None,
-        on_step: bool | None,
-        on_epoch: bool | None,
-        reduce_fx: str | Callable[..., Any],
-        enable_graph: bool,
-        sync_dist: bool,
-        sync_dist_group: Any,
-        add_dataloader_idx: bool,
-        batch_size: int | None,
-        metric_attribute: str | None,
-        rank_zero_only: bool,
-    ) -> None:
+    def add(self, name: str, value: Any, flags: Flags, batch_size: int | None) -> None:
         """See ``LightningModule.log``. On the step path: no device sync, no communication."""
-        hook = self.hook
-        flags = (prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, rank_zero_only)
-        entry = self._logged.get((hook, name, self.dataloader_idx if add_dataloader_idx else None))  # type: ignore[arg-type]
+        entry = self._logged.get((self.hook, name, self.dataloader_idx))
         if entry is None:
             if not self.enabled:
                 rank_zero_warn("self.log() does nothing under Trainer(barebones=True).")
                 return
-            entry = self._register(name, value, flags, add_dataloader_idx, sync_dist_group, metric_attribute)
+            entry = self._register(name, value, flags)
         elif entry.flags != flags:
             raise MisconfigurationException(
-                f"You called `self.log({name}, ...)` twice in `{hook}` with different arguments. This is not allowed"
+                f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments. "
+                "This is not allowed"
             )
-        if entry.attribute is not None:
-            entry.value = value
-            return
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"self.log({name!r}, ...) takes one number, got a tensor of {value.numel()}.")
-            # A tensor without grad_fn may be the user's own, changed in place later.
-            fresh = value.grad_fn is not None
             if not entry.enable_graph:
-                value = value.detach() if fresh else value.detach().clone()
+                # A leaf may be the user's own tensor, changed in place later.
+                value = value.detach().clone() if value.is_leaf else value.detach()
+        elif entry.attribute is not None:
+            entry.value = value
+            return
         elif type(value) is not float:
             value = self._number(name, value)
         if entry.on_step:
@@ -182,23 +167,15 @@ class MetricStore:
         if entry.on_epoch:
             entry.accumulate(_widen(value), self._weight(entry, batch_size))
 
-    def _register(
-        self,
-        name: str,
-        value: Any,
-        flags: tuple[Any, ...],
-        add_dataloader_idx: bool,
-        sync_dist_group: Any,
-        metric_attribute: str | None,
-    ) -> Logged:
-        prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, rank_zero_only = flags
+    def _register(self, name: str, value: Any, flags: Flags) -> Logged:
+        prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, group, add_idx, attribute, zero = flags
         on_step, on_epoch = self._levels(name, on_step, on_epoch)
-        if add_dataloader_idx and "/dataloader_idx_" in name:
+        if add_idx and "/dataloader_idx_" in name:
             raise MisconfigurationException(
                 f"You called `self.log` with the key `{name}` but it should not contain information about "
                 "`dataloader_idx` when `add_dataloader_idx=True`."
             )
-        if sync_dist_group is not None:
+        if group is not None:
             raise MisconfigurationException(
                 f"self.log({name!r}, sync_dist_group=...) is not supported: metrics are reduced over all workers. "
                 "Reduce over the group yourself and log the result."
@@ -208,7 +185,7 @@ class MetricStore:
                 f"You called `self.log({name!r}, ..., logger=True)` but have no logger configured. You can enable one"
                 " by doing `Trainer(logger=ALogger(...))`"
             )
-        several = add_dataloader_idx and self.dataloader_idx is not None
+        index = self.dataloader_idx
         entry = Logged(
             name=name,
             hook=str(self.hook),
@@ -220,13 +197,13 @@ class MetricStore:
             logger=True if logger is None else logger,
             enable_graph=enable_graph,
             sync_dist=sync_dist,
-            rank_zero_only=rank_zero_only,
-            dataloader_idx=self.dataloader_idx,
-            suffix=f"/dataloader_idx_{self.dataloader_idx}" if several else "",
+            rank_zero_only=zero,
+            dataloader_idx=index,
+            suffix=f"/dataloader_idx_{index}" if add_idx and index is not None else "",
         )
         if not isinstance(value, Tensor | int | float):
-            entry.attribute = self._metric_attribute(name, value, metric_attribute)
-        self._logged[(entry.hook, name, self.dataloader_idx if add_dataloader_idx else None)] = entry
+            entry.attribute = self._metric_attribute(name, value, attribute)
+        self._logged[(self.hook, name, index)] = entry
         return entry
 
     def _levels(self, name: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:
@@ -443,7 +420,7 @@ class MetricStore:
         held = {entry.key: entry for entry in self._logged.values()}
         agreed = [held.pop(key, None) or self._empty(fields) for key, fields in everything.items()]
         self._logged = {
-            (entry.hook, entry.name, entry.dataloader_idx if entry.suffix else None): entry
+            (entry.hook, entry.name, entry.dataloader_idx): entry
             for entry in [*held.values(), *agreed]
         }
 

@@ -89,7 +89,8 @@ class Run:
         # What the step path need not ask again; settled in start()
         self.hears_backward = True
         self.needs_closure = False
-        self.zeroes_itself = True
+        self.hears_zero_grad = True
+        self.prepares_step = True
         self.skips_epoch = True
         self.clips_gradients = False
 
@@ -167,9 +168,11 @@ class Run:
         backward_hooks = self.listeners["on_before_backward"] + self.listeners["on_after_backward"]
         self.hears_backward = bool(backward_hooks) or self.overrides("backward")
         self.needs_closure = self.overrides("optimizer_step") or any(map(needs_closure, self.optimizers))
-        self.zeroes_itself = self.overrides("optimizer_zero_grad")
+        zero_grad_hooks = self.listeners["on_before_zero_grad"]
+        self.hears_zero_grad = bool(zero_grad_hooks) or self.overrides("optimizer_zero_grad")
         self.skips_epoch = self.overrides("on_train_batch_start")
         self.clips_gradients = bool(self.config.gradient_clip_val) or self.overrides("configure_gradient_clipping")
+        self.prepares_step = self.clips_gradients or bool(self.listeners["on_before_optimizer_step"])
 
     def _configure_optimizers(self) -> None:
         optimizers, self.lr_scheduler_configs = configure(self.model)
