@@ -38,7 +38,9 @@ class Display:
 
 def format_metrics(metrics: dict[str, Any]) -> str:
     """``name: value`` pairs as they stand beside a bar."""
-    return " ".join(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}" for name, value in metrics.items())
+    return " ".join(
+        f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}" for name, value in metrics.items()
+    )
 
 
 class _RichBars:

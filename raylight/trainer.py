@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from typing_extensions import Self
 
 from raylight.callbacks.base import Callback
@@ -253,8 +252,7 @@ class Trainer(TrainerView):
         return outcome
 
     def _choose_model(self, model: LightningModule | None) -> LightningModule:
-        if isinstance(model, torch._dynamo.eval_frame.OptimizedModule if "torch._dynamo" in _loaded() else ()):
-            model = model._orig_mod  # type: ignore[union-attr]
+        model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
         if model is None:
             model = self._model
         if model is None:
@@ -436,7 +434,8 @@ class Trainer(TrainerView):
         if not self._loggers:
             return str(self.default_root_dir)
         first = self._loggers[0]
-        return first.log_dir if getattr(first, "log_dir", None) is not None else first.save_dir
+        log_dir: str | None = first.log_dir if getattr(first, "log_dir", None) is not None else first.save_dir
+        return log_dir
 
     @property
     def default_root_dir(self) -> str | os.PathLike[str]:
@@ -591,12 +590,6 @@ def _logger_info(logger: Any) -> LoggerInfo:
     return LoggerInfo(**{name: getattr(logger, name, None) for name in names}, class_name=type(logger).__name__)
 
 
-def _loaded() -> dict[str, Any]:
-    import sys
-
-    return sys.modules
-
-
 def _signature() -> inspect.Signature:
     """``Trainer``'s arguments by name, for help() and editors: its flags are the fields of TrainerConfig."""
     own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name != "flags"]
@@ -613,4 +606,3 @@ def _signature() -> inspect.Signature:
 
 
 Trainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]
-

@@ -174,7 +174,7 @@ class ProgressBar(Callback):
 
     def _description(self, trainer: TrainerView, key: str) -> str:
         if key == "train":
-            last = "" if trainer.max_epochs in (None, -1) else f"/{int(trainer.max_epochs) - 1}"  # type: ignore[arg-type]
+            last = "" if trainer.max_epochs in (None, -1) else f"/{int(trainer.max_epochs) - 1}"
             return f"Epoch {trainer.current_epoch}{last}"
         return {
             "sanity_check": "Sanity Checking",

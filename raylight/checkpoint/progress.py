@@ -41,7 +41,11 @@ def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
         "current": _counts(p.batches_done, open_batches),
         "is_last_batch": p.is_last_batch,
     }
-    val_batches = {"total": _counts(p.val_batches), "current": _counts(p.val_batches), "is_last_batch": p.val_batches > 0}
+    val_batches = {
+        "total": _counts(p.val_batches),
+        "current": _counts(p.val_batches),
+        "is_last_batch": p.val_batches > 0,
+    }
     epochs = {
         "ready": p.epoch + 1,
         "completed": p.epoch,

@@ -111,7 +111,9 @@ def _parse_int(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise MisconfigurationException(f"devices={text!r} must be 'auto', a count, or indices such as '0,1'.") from None
+        raise MisconfigurationException(
+            f"devices={text!r} must be 'auto', a count, or indices such as '0,1'."
+        ) from None
 
 
 def _first_index(devices: Any) -> int:
@@ -140,7 +142,9 @@ def _check_local(config: TrainerConfig, device_type: str, num_workers: int, pres
             "backend found!): use accelerator='cpu', or launcher='ray' on a cluster that has GPUs."
         )
     if device_type == "cuda" and _first_index(config.devices) >= present:
-        raise MisconfigurationException(f"devices={config.devices!r} names a GPU that is not here: there are {present}.")
+        raise MisconfigurationException(
+            f"devices={config.devices!r} names a GPU that is not here: there are {present}."
+        )
 
 
 def _resources(config: TrainerConfig, device_type: str) -> dict[str, float]:

@@ -38,7 +38,7 @@ class TrainerConfig:
     accelerator: str = "auto"
     """"cpu", "gpu", "cuda", or "auto": a GPU where there is one."""
     devices: int | str | list[int] = "auto"
-    """Workers per node: a count, "3", -1 for all, or a list of GPU indices. "auto" is 1, on a GPU machine all of them."""
+    """Workers per node: a count, "3", -1 for all, or a list of GPU indices. "auto" is 1, or all of a machine's GPUs."""
     num_nodes: int = 1
     """Nodes; the number of workers is ``devices`` times this."""
     num_workers: int | None = None
@@ -159,13 +159,16 @@ class TrainerConfig:
     def _type_problems(self) -> list[str]:
         problems: list[str] = []
         if self.gradient_clip_val is not None and not _is_number(self.gradient_clip_val):
-            problems.append(WrongType(f"gradient_clip_val={self.gradient_clip_val!r} must be a number, or None for off."))
+            problems.append(
+                WrongType(f"gradient_clip_val={self.gradient_clip_val!r} must be a number, or None for off.")
+            )
         for name in ("num_workers", "min_epochs", "max_epochs", "min_steps", "check_val_every_n_epoch"):
             value = getattr(self, name)
             if value is not None and not _is_int(value):
                 problems.append(f"{name}={value!r} must be an int or None.")
-        if self.resources_per_worker is not None and not isinstance(self.resources_per_worker, dict):
-            problems.append(f'resources_per_worker={self.resources_per_worker!r} must be a dict such as {{"CPU": 2}}.')
+        resources: Any = self.resources_per_worker
+        if resources is not None and not isinstance(resources, dict):
+            problems.append(f'resources_per_worker={resources!r} must be a dict such as {{"CPU": 2}}.')
         return problems
 
     def _value_problems(self) -> list[str]:

@@ -43,13 +43,13 @@ class RunningStage(StrEnum):
 
     @property
     def dataloader_prefix(self) -> str:
-        """"train", "val", "test" or "predict": how methods and flags of this stage's data begin."""
+        """ "train", "val", "test" or "predict": how methods and flags of this stage's data begin."""
         in_validation = self in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING)
         return "val" if in_validation else str(self.value)
 
     @property
     def hook_prefix(self) -> str:
-        """"train", "validation", "test" or "predict": how hooks of this stage are named."""
+        """ "train", "validation", "test" or "predict": how hooks of this stage are named."""
         in_validation = self in (RunningStage.SANITY_CHECKING, RunningStage.VALIDATING)
         return "validation" if in_validation else str(self.value)
 

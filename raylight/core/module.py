@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.core.hooks import DataHooks
-from raylight.core.hparams import HyperparametersMixin, load_init_kwargs
+from raylight.core.hparams import HyperparametersMixin, class_only, load_init_kwargs
 from raylight.core.model_hooks import ModelHooks
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -48,9 +49,9 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
                 return torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
     """
 
-    CHECKPOINT_HYPER_PARAMS_KEY = "hyper_parameters"
-    CHECKPOINT_HYPER_PARAMS_NAME = "hparams_name"
-    CHECKPOINT_HYPER_PARAMS_TYPE = "hparams_type"
+    CHECKPOINT_HYPER_PARAMS_KEY: ClassVar[str] = "hyper_parameters"
+    CHECKPOINT_HYPER_PARAMS_NAME: ClassVar[str] = "hparams_name"
+    CHECKPOINT_HYPER_PARAMS_TYPE: ClassVar[str] = "hparams_type"
 
     example_input_array: Any = None
     """An input of ``forward``: used for the summary's sizes and the logger's graph. None: neither."""
@@ -64,7 +65,6 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
         self._run = None
         self._automatic_optimization = True
         self._strict_loading: bool | None = None
-        self.allow_zero_length_dataloader_with_multiple_devices = False
 
     # ---------------------------------------------------------------------------------------------- what it does
 
@@ -132,7 +132,7 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Step ``optimizer``; the closure runs training_step, zero_grad and backward, and must be called once."""
-        optimizer.step(closure=optimizer_closure)  # type: ignore[arg-type]
+        optimizer.step(closure=optimizer_closure)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clear the gradients of ``optimizer``."""
@@ -360,9 +360,9 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the first parameter or buffer; the CPU without any."""
-        tensor = next(self.parameters(), None)
-        tensor = tensor if tensor is not None else next(self.buffers(), None)
-        return tensor.device if tensor is not None else torch.device("cpu")
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
 
     @property
     def on_gpu(self) -> bool:
@@ -413,7 +413,7 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
             parameter.requires_grad = True
         return self.train()
 
-    @classmethod
+    @class_only
     def load_from_checkpoint(
         cls,
         checkpoint_path: str | os.PathLike[str] | IO[bytes],

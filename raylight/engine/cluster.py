@@ -36,17 +36,16 @@ def connect(cpus: float = 0) -> None:
         )
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    if _a_cluster_runs():
-        ray.init(**settings)
-        return
-    ray.init(num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)), address="local", **settings)
+    address = os.environ.get("RAY_ADDRESS")
+    if address != "local":
+        try:
+            ray.init("auto", **settings)
+            return
+        except ConnectionError:
+            if address:  # a cluster that was named and does not answer is not to be replaced by another
+                raise
+    ray.init("local", num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)), **settings)
     _started_here = True
-
-
-def _a_cluster_runs() -> bool:
-    from ray._private.services import canonicalize_bootstrap_address
-
-    return canonicalize_bootstrap_address(None) is not None
 
 
 def disconnect() -> None:

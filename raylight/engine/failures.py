@@ -9,7 +9,14 @@ from typing import Any
 
 from raylight.utilities.exceptions import WorkerError
 
-COLLATERAL = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "NCCL", "Broken pipe", "gloo")
+COLLATERAL = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "NCCL",
+    "Broken pipe",
+    "gloo",
+)
 """Texts of the errors that a lost peer causes in the others."""
 
 

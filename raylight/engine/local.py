@@ -23,7 +23,9 @@ class LocalEngine:
 
     def execute(self, job: Job, sink: Sink) -> Outcome:
         placement = job.placement
-        device = torch.device("cuda", placement.device_index) if placement.device_type == "cuda" else torch.device("cpu")
+        device = (
+            torch.device("cuda", placement.device_index) if placement.device_type == "cuda" else torch.device("cpu")
+        )
         stop = StopRequest()
         with _graceful_interrupt(stop) if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
             outcome = execute(job, single_rank(), device, sink, stop)[1]

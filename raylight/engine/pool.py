@@ -76,7 +76,9 @@ class WorkerPool:
         self._workers = [actors[i] for i in order]
         self._infos = [infos[i] for i in order]
         members = memberships(self._infos, placement)
-        threads = [max(1, info.cores // member.local_world_size) for info, member in zip(self._infos, members, strict=True)]
+        threads = [
+            max(1, info.cores // member.local_world_size) for info, member in zip(self._infos, members, strict=True)
+        ]
         joined = [w.join.remote(m, t) for w, m, t in zip(self._workers, members, threads, strict=True)]
         ray.get(joined)
 

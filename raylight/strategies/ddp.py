@@ -21,7 +21,7 @@ OPERATIONS = {"mean": "SUM", "avg": "SUM", "sum": "SUM", "min": "MIN", "max": "M
 
 
 class StepModule(nn.Module):
-    """What DDP wraps: its forward is whichever step is named, so torch's hooks fire and ``forward`` stays the user's."""
+    """What DDP wraps: its forward is the step that is named, so torch's hooks fire and ``forward`` stays the user's."""
 
     def __init__(self, module: LightningModule) -> None:
         super().__init__()

@@ -58,7 +58,9 @@ class CombinedLoader(Iterable[Any]):
     @flattened.setter
     def flattened(self, loaders: list[Any]) -> None:
         if len(loaders) != len(self._flattened):
-            raise ValueError(f"Mismatch in flattened length ({len(loaders)}) and existing length ({len(self._flattened)})")
+            raise ValueError(
+                f"Mismatch in flattened length ({len(loaders)}) and existing length ({len(self._flattened)})"
+            )
         self._flattened = loaders
         self._iterables = tree_unflatten(loaders, self._spec)
 

@@ -84,7 +84,7 @@ def seed_dataloader_worker(worker_id: int) -> None:
 
 def rng_state(include_cuda: bool = True) -> dict[str, Any]:
     """State of python's, numpy's and torch's generators, in plain types and tensors."""
-    name, keys, position, has_gauss, cached_gaussian = np.random.get_state()  # type: ignore[misc]
+    name, keys, position, has_gauss, cached_gaussian = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached_gaussian),

@@ -31,10 +31,6 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def _rebuild_mapping(original: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
-    if hasattr(original, "to"):  # such as transformers' BatchEncoding: its own .to would have served as a leaf
-        copied = original.copy() if hasattr(original, "copy") else type(original)()
-        copied.update(mapped)
-        return copied
     default_factory = getattr(original, "default_factory", None)
     return type(original)(default_factory, mapped) if default_factory is not None else type(original)(mapped)  # type: ignore[call-arg]
 

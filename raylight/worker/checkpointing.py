@@ -167,5 +167,3 @@ def _restore_position(run: Run, position: progress.Position) -> None:
             f"You restored a checkpoint with current_epoch={state.epoch}, but you have set "
             f"Trainer(max_epochs={limit}): raise max_epochs to train on."
         )
-
-

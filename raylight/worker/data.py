@@ -135,7 +135,7 @@ def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
         return _with(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
     batches = loader.batch_sampler
     if not isinstance(loader.sampler, SequentialSampler):
-        batches = SeededSampler(batches)  # type: ignore[assignment]
+        batches = SeededSampler(batches)
     return _with(loader, batch_sampler=EveryNth(batches, world_size, rank))
 
 

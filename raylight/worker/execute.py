@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from raylight.config.messages import Job, Outcome, TrainerFn
-
 from raylight.worker import evaluation
 from raylight.worker.control import StopRequest
 from raylight.worker.fitting import StopFit, fit
@@ -79,5 +78,3 @@ def set_torch_flags(job: Job) -> None:
 def single_rank() -> dict[str, int]:
     """Ranks of a run of one worker."""
     return {"global_rank": 0, "local_rank": 0, "node_rank": 0, "world_size": 1}
-
-

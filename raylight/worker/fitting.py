@@ -38,7 +38,6 @@ def fit(run: Run) -> None:
     """The whole of ``Trainer.fit`` on this rank, from the sanity check to ``on_train_end``."""
     state = run.state
     state.stage = RunningStage.TRAINING
-    state.should_stop = False
     state.max_epochs, state.min_epochs = epoch_limits(run)
     validates = run.overrides("validation_step") and has_loader("val", run.model, run.source)
     state.enable_validation = validates and run.config.limit("val") > 0
@@ -98,7 +97,7 @@ def limit_reached(run: Run) -> bool:
     if run.trainer.max_steps != -1 and state.global_step >= run.trainer.max_steps:
         rank_zero_info(f"`Trainer.fit` stopped: `max_steps={run.trainer.max_steps!r}` reached.")
         return True
-    if state.max_epochs not in (-1, None) and state.epoch >= state.max_epochs:  # type: ignore[operator]
+    if state.max_epochs not in (-1, None) and state.epoch >= state.max_epochs:
         rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={state.max_epochs!r}` reached.")
         return True
     return may_stop(run)
@@ -170,7 +169,9 @@ def train_batches(run: Run, data: TrainData) -> None:
         if hears_start and run.notify("on_train_batch_start", batch, batch_idx) == -1 and run.skips_epoch:
             _skip_epoch(run)
             break
-        outputs = step_batch(batch, batch_idx) if batch is not None else _skip_batch()
+        if batch is None:
+            rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
+        outputs = None if batch is None else step_batch(batch, batch_idx)
         if schedulers:
             _step_schedulers_after_batch(run)
         if hears_end:
@@ -194,10 +195,6 @@ def _skip_epoch(run: Run) -> None:
     run.state.is_last_batch = True
     _step_schedulers(run, "step", plateau=False)
     _step_schedulers(run, "epoch", plateau=False)
-
-
-def _skip_batch() -> None:
-    rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
 
 
 def _step_schedulers_after_batch(run: Run) -> None:
@@ -383,8 +380,8 @@ def _monitored(run: Run, config: LRSchedulerConfig) -> Any:
     message = f"ReduceLROnPlateau conditioned on metric {config.monitor} which is not available"
     if config.strict:
         raise MisconfigurationException(
-            f"{message}. Available metrics are: {list(run.trainer.callback_metrics)}. Condition can be set using `monitor` key "
-            "in lr scheduler dict"
+            f"{message}. Available metrics are: {list(run.trainer.callback_metrics)}. Condition can be set using "
+            "`monitor` key in lr scheduler dict"
         )
     rank_zero_warn(f"{message} but strict is set to `False`. Skipping learning rate update.", category=RuntimeWarning)
     return None
@@ -483,8 +480,8 @@ def set_validation_interval(run: Run) -> None:
     if run.loggers and batches < run.trainer.log_every_n_steps and not run.config.num_dev_batches:
         rank_zero_warn(
             f"The number of training batches ({batches}) is smaller than the logging interval "
-            f"Trainer(log_every_n_steps={run.trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if you want "
-            "to see logs for the training epoch."
+            f"Trainer(log_every_n_steps={run.trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if "
+            "you want to see logs for the training epoch."
         )
 
 

@@ -69,7 +69,11 @@ def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
             for name, value in vars(type(callback)).items()
             if name.startswith("on_") and name not in HOOKS and inspect.isfunction(value)
         ]
-        if unknown and type(callback).__module__.partition(".")[0] not in ("raylight", "pytorch_lightning", "lightning"):
+        if unknown and type(callback).__module__.partition(".")[0] not in (
+            "raylight",
+            "pytorch_lightning",
+            "lightning",
+        ):
             rank_zero_warn(f"{type(callback).__name__}.{unknown[0]} is not a hook and will not be called.")
 
 

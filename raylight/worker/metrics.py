@@ -348,7 +348,8 @@ class MetricStore:
             return torch.tensor(float(value), device=self.strategy.device, dtype=torch.get_default_dtype())
         if not torch.is_floating_point(value) or value.dtype in (torch.float16, torch.bfloat16):
             value = value.to(torch.get_default_dtype())
-        return value.squeeze() if value.ndim else value
+        number: Tensor = value.squeeze() if value.ndim else value
+        return number
 
     # ------------------------------------------------------------------------------------------------ reducing
 
@@ -418,11 +419,8 @@ class MetricStore:
                     "other ranks."
                 )
         held = {entry.key: entry for entry in self._logged.values()}
-        agreed = [held.pop(key, None) or self._empty(fields) for key, fields in everything.items()]
-        self._logged = {
-            (entry.hook, entry.name, entry.dataloader_idx): entry
-            for entry in [*held.values(), *agreed]
-        }
+        agreed = [held.pop(key) if key in held else self._empty(fields) for key, fields in everything.items()]
+        self._logged = {(entry.hook, entry.name, entry.dataloader_idx): entry for entry in [*held.values(), *agreed]}
 
     def _empty(self, fields: dict[str, Any]) -> Logged:
         entry = Logged(**fields)
@@ -432,14 +430,14 @@ class MetricStore:
 
 
 def reduction_name(reduce_fx: str | Callable[..., Any]) -> str:
-    """"mean", "sum", "min" or "max" for what ``self.log(reduce_fx=...)`` was given.
+    """ "mean", "sum", "min" or "max" for what ``self.log(reduce_fx=...)`` was given.
 
     Raises:
         MisconfigurationException: It is none of these.
     """
     name = reduce_fx if isinstance(reduce_fx, str) else None
     if reduce_fx in (torch.mean, torch.sum, torch.min, torch.max):
-        name = reduce_fx.__name__  # type: ignore[union-attr]
+        name = reduce_fx.__name__
     if name is None or name.lower() not in REDUCTIONS:
         raise MisconfigurationException(
             f"Only `self.log(..., reduce_fx={{min,max,mean,sum}})` are supported, got {reduce_fx!r}."

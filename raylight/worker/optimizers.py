@@ -45,7 +45,7 @@ class _NoOptimizer(Optimizer):
     def __init__(self) -> None:
         super().__init__([torch.zeros(1)], {})
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return closure() if closure is not None else None
 
     def zero_grad(self, set_to_none: bool = True) -> None: ...
@@ -187,7 +187,8 @@ class LightningOptimizer:
     It is an instance of the wrapped optimizer's own class as well, and shares all of its state.
     """
 
-    __slots__ = ("_optimizer", "_run")
+    if not TYPE_CHECKING:  # mypy would take the shared __dict__ for a mistake
+        __slots__ = ("_optimizer", "_run")
 
     def __new__(cls, optimizer: Optimizer, run: Run) -> Any:
         own = type(f"Lightning{type(optimizer).__name__}", (cls, type(optimizer)), {"__slots__": ()})
@@ -219,11 +220,11 @@ class LightningOptimizer:
         """Gradients inside flow only to this optimizer's parameters; ``sync_grad=False`` also keeps them local."""
         model = self._run.model
         with contextlib.nullcontext() if sync_grad else self._run.strategy.block_backward_sync():
-            model.toggle_optimizer(self)
+            model.toggle_optimizer(self._optimizer)
             try:
                 yield
             finally:
-                model.untoggle_optimizer(self)
+                model.untoggle_optimizer(self._optimizer)
 
     def __repr__(self) -> str:
         return f"Lightning{self._optimizer!r}"

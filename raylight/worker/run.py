@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -54,8 +55,8 @@ class Run:
         self._emit = emit
 
         # Where it stands
-        self.state = TrainState(fn=job.fn, num_nodes=job.placement.num_nodes, device_type=device.type, **ranks)
-        self.state.take_progress(job.progress)
+        self.state = TrainState(fn=job.fn, num_nodes=job.placement.num_nodes, device_type=device.type)
+        self.state.take({**ranks, **job.progress})
 
         # How it works
         self.precision = make_precision(self.config.precision, device.type)
@@ -288,15 +289,17 @@ class Run:
             owner = self._owner_of(hook)
             if owner is None:
                 if hook == "transfer_batch_to_device" and self.strategy.device.type != "cpu":
-                    steps.append(self._default_transfer)
+                    steps.append(functools.partial(self._own_transfer, self.model))
             elif hook == "transfer_batch_to_device":
-                steps.append(lambda batch, index, o=owner: o.transfer_batch_to_device(batch, self.strategy.device, index))
+                steps.append(
+                    lambda batch, index, o=owner: o.transfer_batch_to_device(batch, self.strategy.device, index)
+                )
             else:
                 steps.append(getattr(owner, hook))
         return steps
 
-    def _default_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.model.transfer_batch_to_device(batch, self.strategy.device, dataloader_idx)
+    def _own_transfer(self, owner: Any, batch: Any, dataloader_idx: int) -> Any:
+        return owner.transfer_batch_to_device(batch, self.strategy.device, dataloader_idx)
 
     def _owner_of(self, hook: str) -> Any:
         """The datamodule or the model, whichever has its own ``hook``; the datamodule wins."""
@@ -369,7 +372,7 @@ class Run:
             return trainer.max_steps
         if trainer.max_epochs in (-1, None):
             return math.inf if trainer.max_steps == -1 else trainer.max_steps
-        steps = math.ceil(batches / trainer.accumulate_grad_batches) * max(trainer.max_epochs, 1)  # type: ignore[type-var]
+        steps = math.ceil(batches / trainer.accumulate_grad_batches) * max(trainer.max_epochs, 1)
         return min(steps, trainer.max_steps) if trainer.max_steps != -1 else steps
 
     # ------------------------------------------------------------------------------------------------ speaking
@@ -441,7 +444,9 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ files
 
-    def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
         """Collective: write a checkpoint; rank 0 writes the file, atomically, and all wait for it."""
         if storage_options is not None:
             raise MisconfigurationException("storage_options is not supported: give a path or a pyarrow.fs URI.")

@@ -98,9 +98,9 @@ class TrainState:
         """The counters that the next call goes on from."""
         return {name: getattr(self, name) for name in PROGRESS}
 
-    def take_progress(self, progress: dict[str, Any]) -> None:
-        """Go on from another call's counters."""
-        for name, value in progress.items():
+    def take(self, values: dict[str, Any]) -> None:
+        """Set several fields, such as another call's ``progress``."""
+        for name, value in values.items():
             setattr(self, name, value)
 
     def metrics_to_cpu(self) -> None:
