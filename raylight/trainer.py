@@ -314,6 +314,8 @@ class Trainer(TrainerView):
         local = isinstance(self._engine, LocalEngine)
         for logger in self._loggers:
             logger.experiment  # noqa: B018  settles the logger's version and makes its folder
+            if fn == TrainerFn.FITTING and not local:
+                logger.log_graph(model)  # in this process the run does it, when the model is on its device
         return Job(
             fn=fn,
             config=self.config,

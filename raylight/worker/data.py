@@ -315,6 +315,8 @@ class EvalData:
         self.combined = combine(loaders, "sequential")
         lengths = [loader_length(loader) for loader in self.combined.flattened]
         self.num_batches = [limit_batches(length, limit, flag) for length in lengths]
+        self.is_empty = not sum(self.num_batches)
+        """No rank has a batch. A rank without any takes part in the hooks and collectives of the others."""
 
     @property
     def num_dataloaders(self) -> int:

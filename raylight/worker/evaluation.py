@@ -46,7 +46,7 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
     Returns:
         What was logged, by loader; nothing for the sanity check.
     """
-    if not sum(limits):
+    if evaluated.is_empty:
         return []
     outer_metrics, run.metrics = run.metrics, run.make_metrics(training=False)
     modes = {module: module.training for module in run.model.modules()}
@@ -145,7 +145,7 @@ def predict(run: Run) -> list[Any]:
         predicted = run.load_eval_data(stage)
         if predicted.combined.mode != "sequential":
             raise ValueError(f"predict takes loaders one after the other, not {predicted.combined.mode!r}.")
-        if not sum(predicted.num_batches):
+        if predicted.is_empty:
             return []
         modes = {module: module.training for module in run.model.modules()}
         run.model.on_predict_model_eval()

@@ -246,6 +246,7 @@ class Run:
         prefix = stage.dataloader_prefix
         loaders = self._share(self._request(prefix), data.share_for_evaluation)
         evaluated = data.EvalData(loaders, self.config.limit(prefix), f"limit_{prefix}_batches")
+        evaluated.is_empty = self.strategy.reduce_boolean_decision(evaluated.is_empty, all=True)
         self.eval_data[prefix] = evaluated
         setattr(self.state, f"num_{prefix}_batches", evaluated.num_batches)
         if prefix == "val":
