@@ -45,7 +45,7 @@ from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import Run
 from raylight.worker.state import TrainerView, TrainState
-from raylight.worker.verify import verify, verify_portable
+from raylight.worker.verify import verify
 
 SECONDS_BETWEEN_SAVES = 1.0
 """Between two requests to the loggers to write to disk what they hold."""
@@ -284,13 +284,11 @@ class Trainer(TrainerView):
         else:
             from raylight.engine import cluster
             from raylight.engine.pool import PoolEngine
+            from raylight.engine.portable import verify_portable
 
             verify_portable(self._model, self._datamodule, self.callbacks)
-            if self.config.accelerator == "cpu":
-                guess = place(self.config)
-                cluster.connect(guess.resources.get("CPU", 1) * guess.num_workers)
-            else:
-                cluster.connect()
+            expected = place(self.config)
+            cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())
             config = self.config
             self._engine = self._engine or PoolEngine(placement, config.resource_timeout, config.idle_timeout)
@@ -338,6 +336,10 @@ class Trainer(TrainerView):
         if job.trainer is not None:
             return
         if outcome.weights is not None:
+            job.model.configure_model()  # layers that so far only the workers have
+            dtypes = {value.dtype for value in outcome.weights.values() if value.is_floating_point()}
+            if len(dtypes) == 1:
+                job.model.to(dtypes.pop())  # what a "true" precision made of them
             job.model.load_state_dict(outcome.weights)
         vars(job.model).update(outcome.model_state)
         for callback, state in zip(self.callbacks, outcome.callback_states, strict=True):

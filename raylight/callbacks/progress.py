@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.worker.state import TrainerView
 
-SECONDS_BETWEEN_REFRESHES = 0.1
+SECONDS_BETWEEN_REFRESHES = 0.2
 
 
 class ProgressBar(Callback):
     """Show how far a run is, with the metrics logged under ``prog_bar=True``.
 
     Args:
-        refresh_rate: Batches between two refreshes at the least; 0 shows nothing. Refreshes are also at least a tenth
+        refresh_rate: Batches between two refreshes at the least; 0 shows nothing. Refreshes are also at least a fifth
             of a second apart, as a terminal is slower than a training step.
     """
 
@@ -30,6 +30,7 @@ class ProgressBar(Callback):
         self.refresh_rate = refresh_rate
         self._enabled = refresh_rate > 0
         self._next_refresh = 0.0
+        self._epoch = 0
         self._metrics: dict[str, Any] = {}
 
     @property
@@ -65,6 +66,7 @@ class ProgressBar(Callback):
 
     # One bar for training, another for each evaluation
     def on_train_epoch_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
+        self._epoch = trainer.current_epoch
         self._show(trainer, pl_module, "train", 0, trainer.num_training_batches)
 
     def on_train_batch_end(
@@ -175,7 +177,7 @@ class ProgressBar(Callback):
     def _description(self, trainer: TrainerView, key: str) -> str:
         if key == "train":
             last = "" if trainer.max_epochs in (None, -1) else f"/{int(trainer.max_epochs) - 1}"
-            return f"Epoch {trainer.current_epoch}{last}"
+            return f"Epoch {self._epoch}{last}"
         return {
             "sanity_check": "Sanity Checking",
             "validate": "Validation",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from raylight.utilities.exceptions import MisconfigurationException, ResourceError
@@ -16,13 +18,13 @@ if TYPE_CHECKING:
 
 _started_here = False
 STATUS_SECONDS = 5.0
+PRELOAD_VARIABLE = "RAY_preload_python_modules"
 
 
-def connect(cpus: float = 0) -> None:
+def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     """Runs on the driver: join the cluster that RAY_ADDRESS or this machine offers, or start one here.
 
-    Args:
-        cpus: CPUs that a cluster started here must count at least: workers may be more than this machine's cores.
+    A cluster started here counts as many CPUs as the workers need, be they more than this machine's cores.
     """
     import ray
 
@@ -44,8 +46,23 @@ def connect(cpus: float = 0) -> None:
         except ConnectionError:
             if address:  # a cluster that was named and does not answer is not to be replaced by another
                 raise
-    ray.init("local", num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)), **settings)
+    cores = os.cpu_count() or 1
+    with _torch_preloaded() if cores <= 2 * num_workers else contextlib.nullcontext():
+        ray.init("local", num_cpus=max(cores, math.ceil(num_workers * cpus_per_worker)), **settings)
     _started_here = True
+
+
+@contextlib.contextmanager
+def _torch_preloaded() -> Iterator[None]:
+    """Ray starts a process per CPU in advance; let these import torch while the rest of Ray starts.
+
+    Only for a machine most of whose processes will be workers: elsewhere it would fill the memory.
+    """
+    os.environ[PRELOAD_VARIABLE] = "torch"
+    try:
+        yield
+    finally:
+        del os.environ[PRELOAD_VARIABLE]
 
 
 def disconnect() -> None:

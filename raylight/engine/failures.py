@@ -67,11 +67,11 @@ def describe(error: BaseException, rank: int, node: str, pid: int) -> Failure:
 
 
 def _from_user_code(frames: TracebackType | None) -> TracebackType | None:
-    """The traceback without the frames of raylight's that led to the user's code."""
+    """The traceback without the frames of raylight's, and of torch's DDP, that led to the user's code."""
     current = frames
     while current is not None:
         module = str(current.tb_frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] != "raylight":
+        if module.partition(".")[0] not in ("raylight", "torch"):
             return current
         current = current.tb_next
     return frames

@@ -57,7 +57,9 @@ class Strategy:
         self.model = module.to(self.device)
 
     def teardown(self) -> None:
-        """Let go of the model."""
+        """Let go of the wrapper, and of the GPU's memory."""
+        if self.lightning_module is not None and self.device.type == "cuda":
+            self.lightning_module.cpu()
         self.model = None
 
     def training_step(self) -> Step:

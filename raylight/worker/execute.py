@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,10 @@ from raylight.worker.run import Run
 
 if TYPE_CHECKING:
     from raylight.worker.run import Emit
+
+
+SECONDS_TO_CLEAN_UP = 3.0
+"""For the hooks of a rank that has failed, before the driver is told."""
 
 
 def execute(
@@ -43,11 +48,21 @@ def execute(
         outcome.interrupted = True
         run.fail(KeyboardInterrupt())
     except BaseException as error:
-        run.fail(error)
+        _fail(run, error)
         raise
     finally:
         run.close()
     return run, outcome
+
+
+def _fail(run: Run, error: BaseException) -> None:
+    """Let the hooks clean up; with other workers only for a while, as these may wait elsewhere and never join in."""
+    if run.strategy.world_size == 1:
+        run.fail(error)
+        return
+    cleaning = threading.Thread(target=run.fail, args=(error,), daemon=True)
+    cleaning.start()
+    cleaning.join(SECONDS_TO_CLEAN_UP)
 
 
 def _run_loops(run: Run, outcome: Outcome) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raylight.config.messages import DataSource, TrainerFn
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
-from raylight.utilities.exceptions import MisconfigurationException, UnpicklableError
+from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker.listeners import overrides
 
@@ -83,51 +83,3 @@ def _verify_fit(trainer: TrainerView, model: LightningModule, data: DataSource) 
             f"`Trainer(accumulate_grad_batches={trainer.config.accumulate_grad_batches})` and step the optimizer "
             "every so many batches yourself."
         )
-
-
-def verify_portable(model: Any, datamodule: Any, callbacks: list[Any]) -> None:
-    """Check that everything can be sent to worker processes.
-
-    Raises:
-        UnpicklableError: Something cannot; the attribute is named.
-    """
-    named = [("model", model), ("datamodule", datamodule)]
-    named += [(f"callback {type(callback).__name__}", callback) for callback in callbacks]
-    for what, obj in named:
-        if obj is None:
-            continue
-        error = _pickling_error(obj)
-        if error is not None:
-            path, culprit = _culprit(obj, type(obj).__name__)
-            raise UnpicklableError(
-                f"The {what} cannot be sent to the workers: {path} ({_describe(culprit)}) cannot be pickled. "
-                "Create it in `setup()`, which runs in every worker, or use launcher='local'."
-            ) from error
-
-
-def _pickling_error(obj: Any) -> Exception | None:
-    from ray import cloudpickle
-
-    try:
-        cloudpickle.dumps(obj)
-    except Exception as error:  # whatever the object's class raises, it cannot travel
-        return error
-    return None
-
-
-def _culprit(obj: Any, path: str) -> tuple[str, Any]:
-    """The innermost attribute or item that cannot be pickled by itself, and the way to it."""
-    items = [(f"{path}[{key!r}]", value) for key, value in obj.items()] if isinstance(obj, dict) else []
-    if isinstance(obj, list | tuple):
-        items = [(f"{path}[{index}]", value) for index, value in enumerate(obj)]
-    state = obj.__getstate__() if hasattr(obj, "__getstate__") else getattr(obj, "__dict__", None)
-    if isinstance(state, dict) and not items:
-        items = [(f"{path}.{name}", value) for name, value in state.items()]
-    for way, value in items:
-        if _pickling_error(value) is not None:
-            return _culprit(value, way)
-    return path.replace("._modules['", ".").replace("']", ""), obj
-
-
-def _describe(obj: Any) -> str:
-    return f"a {type(obj).__module__}.{type(obj).__qualname__}"

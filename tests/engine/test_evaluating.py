@@ -35,7 +35,7 @@ class Measuring(Linear):
         self.log("mean", numbers.mean())
         for reduction in ("sum", "min", "max"):
             self.log(reduction, getattr(numbers, reduction)(), reduce_fx=reduction)
-        self.log("synced", numbers.mean(), sync_dist=True, on_step=True, on_epoch=True)
+        self.log("synced", numbers.mean(), sync_dist=True)
         self.log("bare number", 3)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -64,6 +64,17 @@ def test_metrics_equal_those_of_one_process(two_workers: Any, one_worker: Any, c
     assert results[0] == results[1]
     assert results[0][0]["mean"] == results[0][0]["metric"] == (count - 1) / 2
     assert results[0][0]["max"] == count - 1
+
+
+def test_synced_steps_of_ranks_with_unequal_batches(two_workers: Any, one_worker: Any) -> None:
+    class Stepwise(Measuring):
+        def evaluate(self, batch: Any) -> None:
+            self.log("synced", batch[0].mean(), sync_dist=True, on_step=True, on_epoch=True)
+
+    results = [
+        make().validate(Stepwise(), whole_numbers(10), verbose=False) for make in (two_workers, one_worker)
+    ]
+    assert results[0] == results[1] == [{"synced_epoch": 4.5}]
 
 
 def test_several_loaders_one_of_them_for_rank_0_only(two_workers: Any, one_worker: Any) -> None:

@@ -228,6 +228,12 @@ def same_error(both_sides: tuple[Side, Side]) -> Callable[[Run], BaseException]:
     return compare
 
 
+@pytest.fixture(name="call")
+def call_fixture() -> Callable[[Side, Run], Any]:
+    """``call(side, run)``: one library's outcome."""
+    return call
+
+
 def call(side: Side, run: Run) -> Any:
     """``run(side)``, deaf to Lightning's warnings."""
     with warnings.catch_warnings():

@@ -72,8 +72,8 @@ def traced(side: Any, **attributes: Any) -> Any:
 
 def counters(trainer: Any) -> dict[str, Any]:
     found = {name: getattr(trainer, name) for name in COUNTERS}
-    if not trainer.limit_train_batches or trainer.state.fn != "fit":
-        del found["num_training_batches"]  # Lightning keeps that of the last fit, or inf
+    if not trainer.limit_train_batches:
+        del found["num_training_batches"], found["estimated_stepping_batches"]  # inf and -1 in Lightning
     return found
 
 
@@ -120,10 +120,14 @@ def test_what_is_run(case: str, same_in_both: Any) -> None:
         model = traced(side)
         trainer = side.fit(model, **CASES[case])
         fitted = counters(trainer), side.outcome(trainer, model)
+        sizes = []
         trainer.validate(model, verbose=False)
+        sizes.append(trainer.num_val_batches)
         trainer.test(model, verbose=False)
+        sizes.append(trainer.num_test_batches)
         trainer.predict(model)
-        return model.trace, fitted, counters(trainer)
+        sizes.append(trainer.num_predict_batches)
+        return model.trace, fitted, sizes
 
     same_in_both(run)
 

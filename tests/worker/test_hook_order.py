@@ -25,7 +25,7 @@ MODEL_HOOKS = (
     "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "clip_gradients", "lr_scheduler_step",
     "backward", "forward", "training_step", "validation_step", "test_step", "predict_step",
     "on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad",
-    "on_test_model_eval", "on_test_model_train", "on_predict_model_eval", "on_predict_model_train",
+    "on_test_model_eval", "on_test_model_train", "on_predict_model_eval",
     *(name for name in HOOKS if name not in ("setup", "teardown", "on_exception", "on_sanity_check_start", "on_sanity_check_end")),
     *DATA_HOOKS, *LOADERS,
 )  # fmt: skip
@@ -39,13 +39,13 @@ def recording(base: type, hooks: tuple[str, ...], who: str, calls: list[str]) ->
         inherited = getattr(base, name)
 
         def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
-            given = [str(a) for a in args if type(a) is int] + [f"{k}={v}" for k, v in kwargs.items() if k == "stage"]
+            given = [str(a) for a in args if type(a) is int] + [f"{k}={getattr(v, 'value', v)}" for k, v in kwargs.items() if k == "stage"]
             calls.append(f"{who}.{name}" + (f"({', '.join(given)})" if given else ""))
             return inherited(self, *args, **kwargs)
 
         return hook
 
-    return type(base.__name__, (base,), {name: make(name) for name in hooks})
+    return type(base.__name__, (base,), {name: make(name) for name in hooks if hasattr(base, name)})
 
 
 class Program:

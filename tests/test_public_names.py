@@ -1,0 +1,114 @@
+"""What users import and pass: a change here is a decision."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import raylight
+import raylight.callbacks
+import raylight.loggers
+import raylight.strategies
+
+
+def test_package() -> None:
+    assert raylight.__all__ == ["Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"]
+
+
+def test_callbacks() -> None:
+    assert raylight.callbacks.__all__ == [
+        "Callback",
+        "Checkpoint",
+        "EarlyStopping",
+        "GradientAccumulationScheduler",
+        "LambdaCallback",
+        "LearningRateMonitor",
+        "ModelCheckpoint",
+        "ModelSummary",
+        "ProgressBar",
+        "RichModelSummary",
+        "RichProgressBar",
+        "TQDMProgressBar",
+        "Timer",
+    ]
+
+
+def test_loggers() -> None:
+    assert raylight.loggers.__all__ == ["CSVLogger", "Logger", "TensorBoardLogger"]
+
+
+@pytest.mark.parametrize("module", [raylight, raylight.callbacks, raylight.loggers, raylight.strategies])
+def test_names_exist(module: object) -> None:
+    names = module.__all__  # type: ignore[attr-defined]
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert names == sorted(names)
+
+
+def test_flags() -> None:
+    assert sorted(name for name in inspect.signature(raylight.Trainer).parameters if name != "self") == [
+        "accelerator",
+        "accumulate_grad_batches",
+        "barebones",
+        "benchmark",
+        "callbacks",
+        "check_val_every_n_epoch",
+        "default_root_dir",
+        "detect_anomaly",
+        "deterministic",
+        "devices",
+        "enable_autolog_hparams",
+        "enable_checkpointing",
+        "enable_model_summary",
+        "enable_progress_bar",
+        "fast_dev_run",
+        "gradient_clip_algorithm",
+        "gradient_clip_val",
+        "idle_timeout",
+        "inference_mode",
+        "launcher",
+        "limit_predict_batches",
+        "limit_test_batches",
+        "limit_train_batches",
+        "limit_val_batches",
+        "log_every_n_steps",
+        "logger",
+        "max_epochs",
+        "max_failures",
+        "max_steps",
+        "max_time",
+        "min_epochs",
+        "min_steps",
+        "num_nodes",
+        "num_sanity_val_steps",
+        "num_workers",
+        "overfit_batches",
+        "precision",
+        "reload_dataloaders_every_n_epochs",
+        "resource_timeout",
+        "resources_per_worker",
+        "strategy",
+        "sync_batchnorm",
+        "use_distributed_sampler",
+        "val_check_interval",
+    ]
+
+
+@pytest.mark.parametrize("method", ["fit", "validate", "test", "predict", "save_checkpoint"])
+def test_methods_take_lightnings_arguments(method: str) -> None:
+    import pytorch_lightning
+
+    theirs = inspect.signature(getattr(pytorch_lightning.Trainer, method)).parameters
+    ours = inspect.signature(getattr(raylight.Trainer, method)).parameters
+    assert list(ours) == list(theirs)
+    assert [parameter.default for parameter in ours.values()] == [parameter.default for parameter in theirs.values()]
+
+
+def test_light_import() -> None:
+    """Workers import all of this: Ray, bars and loggers come with their first use."""
+    heavy = ("ray", "rich", "tensorboard", "torchmetrics", "torchvision", "yaml", "pandas", "pytorch_lightning")
+    code = f"import sys, raylight; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
