@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import gc
 import os
@@ -69,6 +70,8 @@ class Membership:
 class Parcel:
     """A Job, pickled once for all workers, and the driver's surroundings."""
 
+    number: int
+    """Of the jobs that the driver has given to these workers."""
     job: bytes
     cwd: str
     environment: dict[str, str]
@@ -83,7 +86,8 @@ class WorkerActor:
         os.environ[IN_ACTOR_VARIABLE] = "1"
         self._membership: Membership | None = None
         self._device = torch.device("cpu")
-        self._stop = StopRequest()
+        self._stops: dict[int, StopRequest] = {}
+        """By the job's number: a request may be here before the job is."""
         self._outbox = Outbox()
 
     def boot(self) -> WorkerInfo:
@@ -124,7 +128,7 @@ class WorkerActor:
     def execute(self, parcel: Parcel) -> Outcome | Failure:
         """Runs in every worker. Collective: do a Job."""
         assert self._membership is not None
-        self._stop = stop = StopRequest()
+        stop = self._stop_request(parcel.number)
         self._outbox.open()
         _adopt_surroundings(parcel)
         try:
@@ -148,20 +152,23 @@ class WorkerActor:
         """Events since the last call; waits up to ``seconds`` for the first."""
         return self._outbox.take(seconds)
 
-    def hold(self) -> int:
-        """First half of a graceful stop: the batch that this rank will wait at."""
-        return self._stop.hold()
+    def hold(self, job: int) -> int:
+        """First half of a graceful stop of the job of this number: the batch that this rank will wait at."""
+        return self._stop_request(job).hold()
 
-    def stop_at(self, batch: int) -> None:
+    def stop_at(self, job: int, batch: int) -> None:
         """Second half: the batch that all ranks stop at."""
-        self._stop.stop_at(batch)
+        self._stop_request(job).stop_at(batch)
+
+    def _stop_request(self, job: int) -> StopRequest:
+        return self._stops.setdefault(job, StopRequest())
 
 
 class Outbox:
     """Events of a run, until the driver fetches them."""
 
     def __init__(self) -> None:
-        self._events: list[Event] = []
+        self._events: collections.deque[Event] = collections.deque()
         self._arrived = threading.Event()
         self._run_is_over = threading.Event()
 
@@ -183,8 +190,7 @@ class Outbox:
         if not self._run_is_over.is_set() and self._arrived.wait(seconds):
             self._run_is_over.wait(COALESCE_SECONDS)
             self._arrived.clear()
-        taken, self._events = self._events, []
-        return taken
+        return [self._events.popleft() for _ in range(len(self._events))]
 
 
 def _adopt_surroundings(parcel: Parcel) -> None:

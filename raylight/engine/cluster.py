@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from raylight.utilities.exceptions import MisconfigurationException, ResourceError
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 _started_here = False
 STATUS_SECONDS = 5.0
-PRELOAD_VARIABLE = "RAY_preload_python_modules"
 
 
 def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
@@ -38,31 +35,14 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
         )
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    address = os.environ.get("RAY_ADDRESS")
-    if address != "local":
-        try:
-            ray.init("auto", **settings)
-            return
-        except ConnectionError:
-            if address:  # a cluster that was named and does not answer is not to be replaced by another
-                raise
     cores = os.cpu_count() or 1
-    with _torch_preloaded() if cores <= 2 * num_workers else contextlib.nullcontext():
-        ray.init("local", num_cpus=max(cores, math.ceil(num_workers * cpus_per_worker)), **settings)
-    _started_here = True
-
-
-@contextlib.contextmanager
-def _torch_preloaded() -> Iterator[None]:
-    """Ray starts a process per CPU in advance; let these import torch while the rest of Ray starts.
-
-    Only for a machine most of whose processes will be workers: elsewhere it would fill the memory.
-    """
-    os.environ[PRELOAD_VARIABLE] = "torch"
+    cpus = max(cores, math.ceil(num_workers * cpus_per_worker))
     try:
-        yield
-    finally:
-        del os.environ[PRELOAD_VARIABLE]
+        ray.init(num_cpus=cpus, **settings)
+    except ValueError:  # there is a cluster to join, and it has its own number of CPUs
+        ray.init(**settings)
+    else:
+        _started_here = True
 
 
 def disconnect() -> None:

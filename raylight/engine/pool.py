@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -19,13 +20,15 @@ from raylight.engine import cluster
 from raylight.engine.actor import Membership, Parcel, WorkerActor, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.failures import Failure, revive
+from raylight.engine.interrupt import graceful_interrupt
 from raylight.utilities.exceptions import WorkerError
-from raylight.utilities.rank_zero import log
 from raylight.utilities.seed import SEED_VARIABLE, SEED_WORKERS_VARIABLE, rng_state
 from raylight.worker.evaluation import in_dataset_order
 
 POLL_SECONDS = 0.2
 EVENT_WAIT_SECONDS = 1.0
+LAST_WORDS_SECONDS = 0.3
+"""After a failure, how long rank 0 may take to tell what happened before it."""
 SECONDS_FOR_ROOT_CAUSE = 2.0
 """After the first failure, how long the others may take to show which was the cause."""
 
@@ -47,6 +50,7 @@ class WorkerPool:
         """Actor handles, by global rank."""
         self._infos: list[WorkerInfo] = []
         self._idle_timer: threading.Timer | None = None
+        self._num_jobs = 0
         try:
             self._start(resource_timeout)
         except BaseException:
@@ -99,10 +103,13 @@ class WorkerPool:
 
     def execute(self, job: Job, sink: Sink) -> Outcome:
         """Runs on the driver: do the Job on all workers and return rank 0's outcome."""
-        parcel = ray.put(_pack(job))
+        self._num_jobs += 1
+        parcel = ray.put(_pack(job, self._num_jobs))
         running = {worker.execute.remote(parcel): rank for rank, worker in enumerate(self._workers)}
+        stop = threading.Event()
         try:
-            outcomes = self._follow(running, sink, can_stop=job.fn == TrainerFn.FITTING)
+            with graceful_interrupt(stop.set) if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
+                outcomes = self._follow(running, sink, stop)
         except BaseException:
             self.shutdown()
             raise
@@ -112,32 +119,33 @@ class WorkerPool:
             outcome.predictions = in_dataset_order([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
         return outcome
 
-    def _follow(self, running: dict[Any, int], sink: Sink, can_stop: bool) -> dict[int, Outcome]:
-        """Wait for all ranks in short turns, passing events on; Ctrl-C is seen between two turns."""
+    def _follow(self, running: dict[Any, int], sink: Sink, stop: threading.Event) -> dict[int, Outcome]:
+        """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns."""
         outcomes: dict[int, Outcome] = {}
         events = self._ask_for_events()
         waiting = dict(running)
-        asked_to_stop = False
         while waiting:
-            try:
-                ready, _ = ray.wait([*waiting, events], num_returns=1, timeout=POLL_SECONDS)
-                for ref in ready:
-                    if ref is events:
-                        events = self._pass_on(events, sink)
-                    else:
-                        rank = waiting.pop(ref)
-                        outcomes[rank] = self._result(ref, rank, waiting)
-            except KeyboardInterrupt:
-                if asked_to_stop or not can_stop:
-                    raise
-                asked_to_stop = True
-                log.warning("Stopping after this batch. Press Ctrl-C again to stop at once.")
+            ready, _ = ray.wait([*waiting, events], num_returns=1, timeout=POLL_SECONDS)
+            for ref in ready:
+                if ref is events:
+                    events = self._pass_on(events, sink)
+                    continue
+                rank = waiting.pop(ref)
+                result = self._get(ref, rank)
+                if not isinstance(result, Outcome):
+                    cause = self._root_cause([result, *self._other_failures(result, waiting)])
+                    with contextlib.suppress(Exception):  # the cause matters more
+                        self._drain(events, sink, LAST_WORDS_SECONDS)
+                    raise cause
+                outcomes[rank] = result
+            if stop.is_set():
+                stop.clear()
                 self._stop_gracefully()
         self._drain(events, sink)
         return outcomes
 
-    def _ask_for_events(self) -> Any:
-        return self._workers[0].events.options(concurrency_group="control").remote(EVENT_WAIT_SECONDS)
+    def _ask_for_events(self, seconds: float = EVENT_WAIT_SECONDS) -> Any:
+        return self._workers[0].events.options(concurrency_group="control").remote(seconds)
 
     def _pass_on(self, events: Any, sink: Sink) -> Any:
         try:
@@ -147,19 +155,12 @@ class WorkerPool:
             return ray.put([])  # rank 0 is gone: its execute tells how
         return self._ask_for_events()
 
-    def _drain(self, events: Any, sink: Sink) -> None:
-        """Fetch what rank 0 has left to say."""
-        for event in ray.get(events):
-            sink(event)
-        for event in ray.get(self._workers[0].events.options(concurrency_group="control").remote(0.0)):
-            sink(event)
-
-    def _result(self, ref: Any, rank: int, others: dict[Any, int]) -> Outcome:
-        """A rank's outcome, or the exception that explains why the run has failed."""
-        result = self._get(ref, rank)
-        if isinstance(result, Outcome):
-            return result
-        raise self._root_cause([result, *self._other_failures(result, others)])
+    def _drain(self, events: Any, sink: Sink, seconds: float | None = None) -> None:
+        """Fetch what rank 0 has left to say, waiting ``seconds`` at most for an answer."""
+        for answer in (events, self._ask_for_events(0.0)):
+            if ray.wait([answer], timeout=seconds)[0]:
+                for event in ray.get(answer):
+                    sink(event)
 
     def _get(self, ref: Any, rank: int) -> Outcome | Failure | WorkerError:
         try:
@@ -204,9 +205,12 @@ class WorkerPool:
 
     def _stop_gracefully(self) -> None:
         """Let all ranks stop before the same batch; see ``StopRequest``."""
-        held = [worker.hold.options(concurrency_group="control").remote() for worker in self._workers]
-        batch = max(ray.get(held))
-        ray.get([worker.stop_at.options(concurrency_group="control").remote(batch) for worker in self._workers])
+        job = self._num_jobs
+        held = [worker.hold.options(concurrency_group="control").remote(job) for worker in self._workers]
+        with contextlib.suppress(RayActorError):  # a rank is gone: its execute tells how
+            batch = max(ray.get(held))
+            for worker in self._workers:
+                worker.stop_at.options(concurrency_group="control").remote(job, batch)
 
     # ------------------------------------------------------------------------------------------------ end
 
@@ -320,10 +324,10 @@ def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membershi
     return members
 
 
-def _pack(job: Job) -> Parcel:
+def _pack(job: Job, number: int) -> Parcel:
     seeded = {name: os.environ[name] for name in (SEED_VARIABLE, SEED_WORKERS_VARIABLE) if name in os.environ}
     state = rng_state(include_cuda=False) if seeded else None
-    return Parcel(ray.cloudpickle.dumps(job), os.getcwd(), seeded, state)
+    return Parcel(number, ray.cloudpickle.dumps(job), os.getcwd(), seeded, state)
 
 
 def _reason(error: RayActorError) -> str:

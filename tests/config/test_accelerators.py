@@ -75,7 +75,9 @@ def test_driver_without_a_gpu(
 
 
 def test_own_resources_are_added() -> None:
-    config = TrainerConfig(accelerator="cpu", num_workers=2, resources_per_worker={"CPU": 4, "accelerator_type:T4": 0.1})
+    config = TrainerConfig(
+        accelerator="cpu", num_workers=2, resources_per_worker={"CPU": 4, "accelerator_type:T4": 0.1}
+    )
     assert place(config).resources == {"CPU": 4, "accelerator_type:T4": 0.1}
     assert place(config).backend == "gloo"
 

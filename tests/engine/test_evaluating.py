@@ -58,9 +58,7 @@ class Measuring(Linear):
     ],
 )
 def test_metrics_equal_those_of_one_process(two_workers: Any, one_worker: Any, count: int) -> None:
-    results = [
-        make().validate(Measuring(), whole_numbers(count), verbose=False) for make in (two_workers, one_worker)
-    ]
+    results = [make().validate(Measuring(), whole_numbers(count), verbose=False) for make in (two_workers, one_worker)]
     assert results[0] == results[1]
     assert results[0][0]["mean"] == results[0][0]["metric"] == (count - 1) / 2
     assert results[0][0]["max"] == count - 1
@@ -71,9 +69,7 @@ def test_synced_steps_of_ranks_with_unequal_batches(two_workers: Any, one_worker
         def evaluate(self, batch: Any) -> None:
             self.log("synced", batch[0].mean(), sync_dist=True, on_step=True, on_epoch=True)
 
-    results = [
-        make().validate(Stepwise(), whole_numbers(10), verbose=False) for make in (two_workers, one_worker)
-    ]
+    results = [make().validate(Stepwise(), whole_numbers(10), verbose=False) for make in (two_workers, one_worker)]
     assert results[0] == results[1] == [{"synced_epoch": 4.5}]
 
 

@@ -114,7 +114,9 @@ def test_manual_optimization_with_two_optimizers(two_workers: Any) -> None:
     trainer.fit(model, batches(12))
 
     optimizers = expected.configure_optimizers()
-    shards = [DataLoader(samples(12), batch_size=2, sampler=DistributedSampler(samples(12), 2, r, False)) for r in (0, 1)]
+    shards = [
+        DataLoader(samples(12), batch_size=2, sampler=DistributedSampler(samples(12), 2, r, False)) for r in (0, 1)
+    ]
     for of_ranks in zip(*shards, strict=True):
         for optimizer, compute_loss in zip(
             optimizers, (expected.generator_loss, expected.discriminator_loss), strict=True

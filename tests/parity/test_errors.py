@@ -78,11 +78,15 @@ def without(side: Any, *names: str) -> Any:
     def loader(self: Any) -> Any:
         return side.loader(1)
 
+    def make_layer(self: Any) -> None:
+        side.pl.LightningModule.__init__(self)
+        self.layer = torch.nn.Linear(3, 1)
+
     methods = {
         "training_step": training_step, "validation_step": evaluate, "test_step": evaluate,
         "configure_optimizers": lambda self: SGD(self.parameters(), 0.1),
         "train_dataloader": loader, "val_dataloader": loader, "test_dataloader": loader, "predict_dataloader": loader,
-        "__init__": lambda self: (side.pl.LightningModule.__init__(self), setattr(self, "layer", torch.nn.Linear(3, 1)))[0],
+        "__init__": make_layer,
     }  # fmt: skip
     return type("Model", (side.pl.LightningModule,), {k: v for k, v in methods.items() if k not in names})()
 
@@ -104,7 +108,10 @@ def test_predict_without_a_forward(same_error: Any) -> None:
     same_error(lambda side: side.trainer().predict(without(side)))
 
 
-@pytest.mark.parametrize(("name", "message"), [("validation_step", "but have no `validation_step`"), ("val_dataloader", "but have no `val_dataloader`")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("validation_step", "but have no `validation_step`"), ("val_dataloader", "but have no `val_dataloader`")],
+)
 def test_half_a_validation_is_said(name: str, message: str, ours: Any) -> None:
     with pytest.warns(UserWarning, match=message):
         ours.trainer().fit(without(ours, name))
@@ -157,23 +164,32 @@ OPTIMIZERS: dict[str, Any] = {
     "text": lambda p: "sgd",
     "number": lambda p: 1,
     "plateau without monitor": lambda p: ([SGD(p, 0.1)], [ReduceLROnPlateau(SGD(p, 0.1))]),
-    "plateau dict without monitor": lambda p: {"optimizer": SGD(p, 0.1), "lr_scheduler": {"scheduler": ReduceLROnPlateau(SGD(p, 0.1))}},
-    "dict without scheduler": lambda p: {"optimizer": SGD(p, 0.1), "lr_scheduler": {"interval": "step"}},
-    "bad interval": lambda p: scheduled(p, interval="batch"),
+    "plateau dict without monitor": lambda p: scheduled(p, lambda o: {"scheduler": ReduceLROnPlateau(o)}),
+    "dict without scheduler": lambda p: scheduled(p, lambda o: {"interval": "step"}),
+    "bad interval": lambda p: scheduled(p, lambda o: {"scheduler": StepLR(o, 1), "interval": "batch"}),
     "other optimizer's scheduler": lambda p: ([SGD(p, 0.1)], [StepLR(SGD(p, 0.1), 1)]),
-    "scheduler of no known kind": lambda p: ((o := [SGD(p, 0.1)]), [SimpleNamespace(optimizer=o[0], state_dict=dict, load_state_dict=id)]),
-}  # fmt: skip
+    "scheduler of no known kind": lambda p: scheduled(p, OwnScheduler),
+}
 
 
-def scheduled(parameters: Any, **settings: Any) -> Any:
+class OwnScheduler(SimpleNamespace):
+    """No torch scheduler, but with the methods that checkpoints need."""
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__(optimizer=optimizer, state_dict=dict, load_state_dict=id)
+
+
+def scheduled(parameters: Any, make: Any) -> Any:
     optimizer = SGD(parameters, 0.1)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": StepLR(optimizer, 1), **settings}}
+    return {"optimizer": optimizer, "lr_scheduler": make(optimizer)}
 
 
 @pytest.mark.parametrize("case", OPTIMIZERS)
 def test_optimizers(case: str, same_error: Any) -> None:
     def run(side: Any) -> None:
-        model = type("Model", (side.Model,), {"configure_optimizers": lambda self: OPTIMIZERS[case](list(self.parameters()))})
+        model = type(
+            "Model", (side.Model,), {"configure_optimizers": lambda self: OPTIMIZERS[case](list(self.parameters()))}
+        )
         side.fit(model())
 
     same_error(run)
@@ -263,7 +279,10 @@ def test_model_without_a_trainer(same_error: Any) -> None:
 def test_unknown_flags_come_with_a_guess() -> None:
     import raylight
 
-    with pytest.raises(TypeError, match=r"max_epoch \(did you mean max_epochs\?\), gpus \(did you mean accelerator='gpu', devices=2\?\)"):
+    with pytest.raises(
+        TypeError,
+        match=r"max_epoch \(did you mean max_epochs\?\), gpus \(did you mean accelerator='gpu', devices=2\?\)",
+    ):
         raylight.Trainer(max_epoch=1, gpus=2)
 
 

@@ -133,7 +133,9 @@ def test_what_is_run(case: str, same_in_both: Any) -> None:
 
 
 @pytest.mark.parametrize("flags", [{}, {"min_epochs": 2}, {"min_steps": 7}, {"min_epochs": 3, "min_steps": 2}])
-@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_validation_end", "on_train_epoch_start"])
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_end", "on_train_epoch_end", "on_validation_end", "on_train_epoch_start"]
+)
 @pytest.mark.parametrize("interval", [1.0, 2])
 def test_should_stop(same_in_both: Any, flags: dict[str, int], hook: str, interval: Any) -> None:
     def run(side: Any) -> Any:
@@ -254,7 +256,12 @@ def test_estimated_steps(same_in_both: Any) -> None:
                 seen.append(self.trainer.estimated_stepping_batches)
                 return super().configure_optimizers()
 
-        for flags in ({}, {"max_epochs": 3, "accumulate_grad_batches": 2}, {"max_steps": 4}, {"max_epochs": -1, "max_steps": 3}):
+        for flags in (
+            {},
+            {"max_epochs": 3, "accumulate_grad_batches": 2},
+            {"max_steps": 4},
+            {"max_epochs": -1, "max_steps": 3},
+        ):
             side.fit(Model(), **flags)
         return seen
 
@@ -272,7 +279,9 @@ def test_modes_of_submodules_come_back(same_in_both: Any) -> None:
                 self.frozen.eval()
 
             def training_step(self, batch: Any, batch_idx: int) -> Any:
-                seen.append(["train", self.training, self.layer.training, self.frozen.training, torch.is_grad_enabled()])
+                seen.append(
+                    ["train", self.training, self.layer.training, self.frozen.training, torch.is_grad_enabled()]
+                )
                 return super().training_step(batch, batch_idx)
 
             def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -159,11 +159,28 @@ def test_hooks_that_log(same_in_both: Any) -> None:
         )  # fmt: skip
         second = side.callback(
             on_train_batch_end=look, on_validation_end=look, on_train_epoch_end=look, on_validation_start=look,
-            on_train_end=look, on_fit_end=look, on_train_epoch_start=look, on_validation_batch_end=look,
+            on_train_end=look, on_fit_end=look, on_validation_batch_end=look,
         )  # fmt: skip
         model = Model()
         trainer = side.fit(model, first, second, max_epochs=2, num_sanity_val_steps=1)
         return side.outcome(trainer, model), seen
+
+    same_in_both(run)
+
+
+def test_epoch_value_is_seen_before_the_first_batch(same_in_both: Any) -> None:
+    """What on_train_start logs, in on_train_epoch_start."""
+
+    def run(side: Any) -> Any:
+        seen: list[Any] = []
+
+        class Model(side.Model):  # type: ignore[misc, name-defined]
+            def on_train_start(self) -> None:
+                self.log("of the start", 1.0)
+
+        look = side.callback(on_train_epoch_start=lambda trainer, module: seen.append(dict(trainer.callback_metrics)))
+        side.fit(Model(), look, max_epochs=2)
+        return seen
 
     same_in_both(run)
 

@@ -43,7 +43,9 @@ def test_lbfgs_runs_the_step_as_often_as_it_asks(same_in_both: Any) -> None:
     assert len(same_in_both(run)["losses"]) > 2 * 5
 
 
-@pytest.mark.parametrize("flags", [{"gradient_clip_val": 0.05}, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}])
+@pytest.mark.parametrize(
+    "flags", [{"gradient_clip_val": 0.05}, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}]
+)
 def test_clipping(same_in_both: Any, flags: dict[str, Any]) -> None:
     def run(side: Any) -> Any:
         model = side.Model()
@@ -55,7 +57,9 @@ def test_clipping(same_in_both: Any, flags: dict[str, Any]) -> None:
 def test_own_gradient_clipping(same_in_both: Any) -> None:
     def run(side: Any) -> Any:
         class Model(side.Model):  # type: ignore[misc, name-defined]
-            def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any, gradient_clip_algorithm: Any) -> None:
+            def configure_gradient_clipping(
+                self, optimizer: Any, gradient_clip_val: Any, gradient_clip_algorithm: Any
+            ) -> None:
                 self.seen = gradient_clip_val, gradient_clip_algorithm
                 self.clip_gradients(optimizer, 0.02, "norm")
 

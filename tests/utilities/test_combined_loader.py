@@ -10,7 +10,6 @@ from pytorch_lightning.utilities import CombinedLoader as Reference
 
 from raylight.utilities.combined_loader import MODES, CombinedLoader, loader_length
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")
 """Lightning's."""
 
@@ -26,6 +25,9 @@ class Counted:
     """Counts how often it is started."""
 
     starts = 0
+
+    def __len__(self) -> int:
+        return 2
 
     def __iter__(self) -> Iterator[int]:
         self.starts += 1
@@ -106,7 +108,8 @@ def test_no_loader() -> None:
 def test_none_is_a_batch(mode: str) -> None:
     """A dataset's collate_fn may give None for a bad batch; the others go on."""
     loaders = [iter_of(None, 1), iter_of(2, 3)]
-    ours = [item for item in CombinedLoader(loaders, mode)]
+    combined = CombinedLoader(loaders, mode)
+    ours = [(batch, *where) for batch, *where in combined]
     theirs = iter(Reference(loaders, mode))
     assert ours == [next(theirs) for _ in range(len(ours))]
     assert len(ours) == (4 if mode == "sequential" else 2)

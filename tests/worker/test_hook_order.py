@@ -19,6 +19,7 @@ from raylight.callbacks.base import HOOKS
 
 DATA_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
+CALLBACKS_ONLY = ("setup", "teardown", "on_exception", "on_sanity_check_start", "on_sanity_check_end")
 CALLBACK_HOOKS = (*HOOKS, "state_dict", "load_state_dict")
 MODEL_HOOKS = (
     "configure_callbacks", "prepare_data", "setup", "teardown", "configure_model", "configure_optimizers",
@@ -26,7 +27,7 @@ MODEL_HOOKS = (
     "backward", "forward", "training_step", "validation_step", "test_step", "predict_step",
     "on_validation_model_eval", "on_validation_model_train", "on_validation_model_zero_grad",
     "on_test_model_eval", "on_test_model_train", "on_predict_model_eval",
-    *(name for name in HOOKS if name not in ("setup", "teardown", "on_exception", "on_sanity_check_start", "on_sanity_check_end")),
+    *(name for name in HOOKS if name not in CALLBACKS_ONLY),
     *DATA_HOOKS, *LOADERS,
 )  # fmt: skip
 DATAMODULE_HOOKS = ("prepare_data", "setup", "teardown", "state_dict", "load_state_dict", *DATA_HOOKS, *LOADERS)
@@ -39,7 +40,9 @@ def recording(base: type, hooks: tuple[str, ...], who: str, calls: list[str]) ->
         inherited = getattr(base, name)
 
         def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
-            given = [str(a) for a in args if type(a) is int] + [f"{k}={getattr(v, 'value', v)}" for k, v in kwargs.items() if k == "stage"]
+            given = [str(a) for a in args if type(a) is int] + [
+                f"{k}={getattr(v, 'value', v)}" for k, v in kwargs.items() if k == "stage"
+            ]
             calls.append(f"{who}.{name}" + (f"({', '.join(given)})" if given else ""))
             return inherited(self, *args, **kwargs)
 
@@ -129,7 +132,14 @@ class Program:
         return recording(self.pl.Callback, CALLBACK_HOOKS, "cb", self.calls)()
 
     def checkpoint(self) -> Any:
-        hooks = ("setup", "on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_validation_end", "state_dict")
+        hooks = (
+            "setup",
+            "on_train_start",
+            "on_train_batch_end",
+            "on_train_epoch_end",
+            "on_validation_end",
+            "state_dict",
+        )
         return recording(self.pl.callbacks.ModelCheckpoint, hooks, "checkpoint", self.calls)()
 
     def early_stopping(self) -> Any:
@@ -313,7 +323,7 @@ def test_manual_optimization(trace: Trace) -> None:
 
     def step(index: int) -> list[str]:
         return [
-            "model.on_before_batch_transfer(0)", "model.transfer_batch_to_device(0)", "model.on_after_batch_transfer(0)",
+            *(f"model.{hook}(0)" for hook in DATA_HOOKS),
             f"cb.on_train_batch_start({index})", f"model.on_train_batch_start({index})",
             f"model.training_step({index})", "model.forward",
             "cb.on_before_backward", "model.on_before_backward", "model.backward",
@@ -338,7 +348,9 @@ def test_monitoring_callbacks_come_after_the_model(trace: Trace) -> None:
         program.trainer(program.checkpoint(), program.early_stopping(), program.callback(), max_epochs=1).fit(model)
 
     def of_the_end(calls: list[str]) -> list[str]:
-        return [call for call in calls if call.split(".")[1] in ("on_train_epoch_end", "on_validation_end", "state_dict")]
+        return [
+            call for call in calls if call.split(".")[1] in ("on_train_epoch_end", "on_validation_end", "state_dict")
+        ]
 
     assert of_the_end(trace(run)) == [
         "early_stopping.on_validation_end", "cb.on_validation_end", "checkpoint.on_validation_end",
@@ -357,7 +369,11 @@ def test_datamodule(trace: Trace) -> None:
         model = recording(program.plain_model(), hooks, "model", program.calls)()
         program.trainer(limit_train_batches=1).fit(model, datamodule=program.datamodule())
 
-    transfer = ["data.on_before_batch_transfer(0)", "data.transfer_batch_to_device(0)", "data.on_after_batch_transfer(0)"]
+    transfer = [
+        "data.on_before_batch_transfer(0)",
+        "data.transfer_batch_to_device(0)",
+        "data.on_after_batch_transfer(0)",
+    ]
     assert trace(run) == [
         "data.prepare_data", "model.prepare_data", "data.setup(stage=fit)", "model.setup(stage=fit)",
         "data.train_dataloader", "data.val_dataloader", *transfer, *transfer,
@@ -371,6 +387,7 @@ def test_saving_and_resuming(trace: Trace) -> None:
     def run(program: Program) -> None:
         state_hooks = ("on_save_checkpoint", "on_load_checkpoint", "setup", "configure_model", "configure_optimizers",
                        "on_fit_start", "on_train_start", "load_state_dict")  # fmt: skip
+
         def make() -> Any:
             return recording(program.plain_model(), state_hooks, "model", program.calls)()
 

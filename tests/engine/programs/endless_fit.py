@@ -34,9 +34,6 @@ class Model(pl.LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
-    def on_exception(self, exception):
-        raise AssertionError("only callbacks and datamodules have this hook")
-
     def teardown(self, stage):
         self.steps_by_rank = self.all_gather(torch.tensor(self.trainer.global_step)).flatten().tolist()
 

@@ -1,0 +1,97 @@
+"""Scripts where a cluster was started from the command line, and where there is none.
+
+Each has its own temporary directory and home, so that it sees nothing of the session's cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import raylight as pl
+
+PROGRAM = Path(__file__).parent / "programs" / "short_fit.py"
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, wait_until: Any) -> Iterator[dict[str, str]]:
+    """Of a user who has nothing of Ray's; nothing may be left running in it."""
+    folder = tempfile.mkdtemp(prefix="raylight-", dir="/tmp")  # paths of Unix sockets must be short
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PL_"))}
+    yield {
+        **inherited,
+        "HOME": str(tmp_path),
+        "RAY_TMPDIR": folder,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": str(Path(pl.__file__).parents[1]),
+    }
+    wait_until(lambda: not processes_of(folder))
+    shutil.rmtree(folder)
+
+
+def processes_of(folder: str) -> list[psutil.Process]:
+    """Ray's own processes that work in ``folder``."""
+    return [process for process in psutil.process_iter(["cmdline"]) if folder in str(process.info["cmdline"])]
+
+
+def run_script(environment: dict[str, str], wait_until: Any) -> tuple[dict[str, Any], set[psutil.Process]]:
+    """What the script tells, and the processes that it started."""
+    started: set[psutil.Process] = set()
+    with subprocess.Popen([sys.executable, str(PROGRAM)], env=environment) as script:
+
+        def over() -> bool:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started.update(psutil.Process(script.pid).children(recursive=True))
+            return script.poll() is not None
+
+        try:
+            wait_until(over, 60)
+        finally:
+            script.kill()
+    assert script.returncode == 0
+    return dict(json.loads(Path("report.json").read_text())), started
+
+
+def workers_below(process: subprocess.Popen[Any]) -> list[str]:
+    titles = [" ".join(each.cmdline()) for each in psutil.Process(process.pid).children(recursive=True)]
+    return [title for title in titles if title.startswith("ray::WorkerActor")]
+
+
+def test_a_script_joins_the_cluster_of_ray_start(environment: dict[str, str], wait_until: Any) -> None:
+    folder = environment["RAY_TMPDIR"]
+    ray = Path(sys.executable).with_name("ray")
+    command = [ray, "start", "--head", "--block", "--port=0", "--num-cpus=2", "--include-dashboard=false"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as head:
+        try:
+            address_file = Path(folder, "ray", "ray_current_cluster")
+            wait_until(lambda: address_file.exists() or head.poll() is not None, 40)
+            assert head.poll() is None
+            told, _ = run_script(environment, wait_until)
+            assert told == {"global_step": 4, "address": address_file.read_text().strip()}
+            wait_until(lambda: not workers_below(head))
+            assert processes_of(folder)  # the cluster lives on
+        finally:
+            head.terminate()
+            head.wait(30)
+
+
+def test_a_script_starts_its_own_cluster_and_leaves_nothing(
+    environment: dict[str, str], ray_cluster: str, wait_until: Any
+) -> None:
+    told, started = run_script(environment, wait_until)
+    assert told["global_step"] == 4
+    assert told["address"] != ray_cluster  # a cluster that another process has for itself
+    assert len(started) > 4
+    wait_until(lambda: not any(process.is_running() for process in started))
