@@ -35,7 +35,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from raylight.checkpoint import storage
-from raylight.utilities.exceptions import CheckpointError, MisconfigurationException
+from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 
 LIGHTNING_VERSION = "2.6.6"
@@ -74,14 +74,17 @@ def load(path: storage.PathOrURI | IO[bytes], map_location: MapLocation = "cpu")
             where this machine has no such device.
 
     Raises:
-        CheckpointError: The file is missing, truncated or corrupt, holds objects that only code can restore, or is not
+        CheckpointNotFoundError: There is no such file.
+        CheckpointError: The file is truncated or corrupt, holds objects that only code can restore, or is not
             a checkpoint.
     """
     if isinstance(path, str) or hasattr(path, "__fspath__"):
         try:
             stream = storage.open_read(path)
         except FileNotFoundError as error:
-            raise CheckpointError(f"There is no checkpoint at {path}. Check the path; nothing was loaded.") from error
+            raise CheckpointNotFoundError(
+                f"There is no checkpoint at {path}. Check the path; nothing was loaded."
+            ) from error
         except OSError as error:
             raise CheckpointError(f"The checkpoint {path} cannot be opened as a file: {error}.") from error
         with stream:

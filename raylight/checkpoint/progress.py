@@ -12,6 +12,8 @@ class Position:
 
     epoch: int = 0
     """Index of the epoch at work: epochs completed."""
+    epoch_is_open: bool = False
+    """Its start hooks are done."""
     epoch_is_over: bool = False
     """All of its batches are done, and its end hooks have begun."""
     batches_done: int = 0
@@ -47,9 +49,9 @@ def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
         "is_last_batch": p.val_batches > 0,
     }
     epochs = {
-        "ready": p.epoch + 1,
+        "ready": p.epoch + int(p.epoch_is_open),
         "completed": p.epoch,
-        "started": p.epoch + 1,
+        "started": p.epoch + int(p.epoch_is_open),
         "processed": p.epoch + int(p.epoch_is_over),
     }
     fit_loop = {
@@ -84,11 +86,12 @@ def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
     manual = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
     return Position(
         epoch=epochs["completed"],
+        epoch_is_open=epochs["started"] > epochs["completed"],
         epoch_is_over=epochs["processed"] > epochs["completed"],
-        batches_done=batches["current"]["ready"],
-        batch_is_open=batches["current"]["ready"] > batches["current"]["completed"],
+        batches_done=batches["current"]["processed"],
+        batch_is_open=batches["current"]["processed"] > batches["current"]["completed"],
         is_last_batch=batches["is_last_batch"],
-        total_batches=batches["total"]["ready"],
+        total_batches=batches["total"]["processed"],
         global_step=automatic or manual,
         logger_step=loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
         scheduler_steps=loops["epoch_loop.scheduler_progress"]["total"]["completed"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -87,7 +88,7 @@ class CombinedLoader(Iterable[Any]):
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         self._iterator = self._sequence() if self.mode == "sequential" else self._together()
-        return self
+        return self._iterator
 
     def __next__(self) -> tuple[Any, int, int]:
         if self._iterator is None:
@@ -110,27 +111,29 @@ class CombinedLoader(Iterable[Any]):
 
     def _rounds(self, iterators: list[Any], lengths: list[float]) -> Iterator[tuple[Any, int, int]]:
         ended = [False] * len(iterators)
-        batch_idx = 0
-        limit = self.num_batches
-        while batch_idx < limit:
+        for batch_idx in itertools.count():
+            if batch_idx >= self.num_batches:
+                return
             batches = []
-            for i, iterator in enumerate(iterators):
-                batch = None
-                if not ended[i] and batch_idx < lengths[i]:
-                    batch = next(iterator, None)
-                if batch is None and (not ended[i] or self.mode == "max_size_cycle"):
+            for i in range(len(iterators)):
+                batch = _END if ended[i] or batch_idx >= lengths[i] else next(iterators[i], _END)
+                if batch is _END:
                     ended[i] = True
-                    if self.mode == "min_size" or all(ended):
-                        return
-                    if self.mode == "max_size_cycle":
-                        batch = self._restarted(iterators, i)
+                    batch = self._after_the_end(iterators, i)
                 batches.append(batch)
+            if all(ended) or (self.mode == "min_size" and any(ended)):
+                return
             yield tree_unflatten(batches, self._spec), batch_idx, 0
-            batch_idx += 1
 
-    def _restarted(self, iterators: list[Any], i: int) -> Any:
-        batch = next(iterators[i], None)
-        if batch is None:
+    def _after_the_end(self, iterators: list[Any], i: int) -> Any:
+        """What stands for a batch of a loader that has ended."""
+        if self.mode != "max_size_cycle":
+            return None
+        batch = next(iterators[i], _END)
+        if batch is _END:
             iterators[i] = iter(self._flattened[i])
             batch = next(iterators[i], None)
         return batch
+
+
+_END = object()

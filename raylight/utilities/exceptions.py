@@ -6,7 +6,9 @@
     ├── MisconfigurationException (also ValueError)   a flag, a method or a combination cannot work
     │   ├── UnknownFlagError (also TypeError)         a Trainer flag that does not exist
     │   └── UnpicklableError                          an object cannot travel to the workers
-    ├── CheckpointError                               a checkpoint is missing, broken, or not for this model
+    ├── CheckpointError                               a checkpoint is broken, or not for this model
+    │   ├── CheckpointNotFoundError (also FileNotFoundError)   there is none
+    │   └── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
     ├── ResourceError                                 the cluster cannot give what the run asks for
     └── WorkerError                                   a worker process is gone or the engine around it failed
 
@@ -34,7 +36,17 @@ class UnpicklableError(MisconfigurationException):
 
 
 class CheckpointError(RaylightError):
-    """A checkpoint is missing, truncated, unsafe, or does not fit the model."""
+    """A checkpoint is truncated, unsafe, or does not fit the model."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint where one was named."""
+
+
+class IncompleteCheckpointError(CheckpointError, KeyError):
+    """A checkpoint holds weights only, and training cannot go on from these."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 class ResourceError(RaylightError):

@@ -8,7 +8,7 @@ from raylight.callbacks.base import Callback
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import progress
 from raylight.config.messages import TrainerFn
-from raylight.utilities.exceptions import CheckpointError, MisconfigurationException
+from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.worker.listeners import overrides
 
@@ -24,7 +24,9 @@ PRECISION_KEYS = {"16-mixed": "MixedPrecision", "bf16-mixed": "MixedPrecision"}
 
 def save(run: Run, path: str, weights_only: bool) -> None:
     """Collective: put the run's state together and let rank 0 write it; returns when the file is there."""
+    outer, run.metrics.hook = run.metrics.hook, None  # nothing may be logged from here
     checkpoint = dump(run, weights_only)
+    run.metrics.hook = outer
     if run.strategy.is_global_zero:
         checkpoint_format.save(checkpoint, path)
     run.strategy.barrier("save_checkpoint")
@@ -66,11 +68,12 @@ def position(run: Run) -> progress.Position:
     state = run.state
     return progress.Position(
         epoch=state.epoch,
+        epoch_is_open=state.epoch_is_open,
         epoch_is_over=state.epoch_is_over,
-        batches_done=state.batch_idx + 1,
-        batch_is_open=state.batches_done < state.batch_idx + 1,
+        batches_done=state.batches_trained,
+        batch_is_open=state.epoch_is_open and state.batches_done < state.batches_trained,
         is_last_batch=state.is_last_batch,
-        total_batches=state.total_batches,
+        total_batches=state.total_batches - max(0, state.batch_idx + 1 - state.batches_trained),
         global_step=state.global_step,
         logger_step=state.logger_step,
         scheduler_steps=state.scheduler_steps,
@@ -128,7 +131,7 @@ def _restore_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
 def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
     """Optimizers, schedulers, loss scale, and the position."""
     if "optimizer_states" not in checkpoint or "lr_schedulers" not in checkpoint:
-        raise CheckpointError(
+        raise IncompleteCheckpointError(
             "Trying to restore training state but checkpoint contains only the model. It was saved with "
             "weights_only=True: load the weights with load_from_checkpoint and call fit without ckpt_path."
         )
@@ -156,11 +159,12 @@ def _restore_position(run: Run, position: progress.Position) -> None:
     state.logger_step = position.logger_step
     state.total_batches = position.total_batches
     state.scheduler_steps = position.scheduler_steps
-    if position.batch_is_open and position.logger_step < position.global_step:
-        state.logger_step += 1  # the batch's hooks were running: its step was not counted yet
-    finished = position.epoch_is_over or (position.is_last_batch and position.batches_done > 0)
+    counted = position.global_step if run.model.automatic_optimization else position.total_batches
+    state.logger_step = min(position.logger_step + 1, counted)  # a batch's hooks may have been running
+    finished = position.epoch_is_over or (position.is_last_batch and position.batch_is_open)
     state.epoch = position.epoch + int(finished)
-    state.batches_done = 0 if finished else position.batches_done
+    state.batches_done = position.batches_done if position.epoch_is_open and not finished else 0
+    state.batches_trained, state.is_last_batch = state.batches_done, position.is_last_batch
     limit = run.trainer.max_epochs
     if limit is not None and limit != -1 and state.epoch > limit:
         raise MisconfigurationException(

@@ -61,7 +61,10 @@ class EveryNth(Sampler[Any]):
         self.rank = rank
 
     def set_epoch(self, epoch: int) -> None:
-        set_epoch(self.items, epoch)
+        if hasattr(self.items, "set_epoch"):
+            self.items.set_epoch(epoch)
+        else:
+            set_epoch(self.items, epoch)
 
     def __iter__(self) -> Iterator[Any]:
         for position, item in enumerate(self.items):
@@ -265,7 +268,16 @@ class TrainData:
         else:
             combined = copy.copy(self.combined)
             combined.flattened = loaders
-            self._iterator = (batch for batch, _, _ in iter(combined))
+            self._iterator = (batch for batch, _, _ in combined)
+
+    def skip_seed(self) -> None:
+        """Let torch draw what starting the loaders draws, without starting them.
+
+        Loaders that Lightning asks for after the first epoch are started twice there.
+        """
+        for loader in self.combined.flattened:
+            if isinstance(loader, DataLoader):
+                torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
 
     def batches(self, skip: int = 0) -> Iterator[tuple[int, Any, bool]]:
         """``(batch_idx, batch, is_last)`` for the epoch, from batch ``skip`` on."""
@@ -315,6 +327,8 @@ class EvalData:
         self.combined = combine(loaders, "sequential")
         lengths = [loader_length(loader) for loader in self.combined.flattened]
         self.num_batches = [limit_batches(length, limit, flag) for length in lengths]
+        self.seen = [0] * len(lengths)
+        """Batches of each loader evaluated since it was asked for: the x axis of its step metrics."""
         self.is_empty = not sum(self.num_batches)
         """No rank has a batch. A rank without any takes part in the hooks and collectives of the others."""
 

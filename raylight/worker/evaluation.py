@@ -11,7 +11,7 @@ from torch import nn
 
 from raylight.config.messages import RunningStage
 from raylight.utilities import tree
-from raylight.worker.listeners import accepts
+from raylight.worker.listeners import accepts, requires
 
 if TYPE_CHECKING:
     from raylight.worker.data import EvalData
@@ -32,6 +32,8 @@ def test(run: Run) -> Results:
 
 def _evaluate_alone(run: Run, stage: RunningStage) -> Results:
     run.state.stage = stage
+    if run.config.limit(stage.dataloader_prefix) == 0:
+        return []
     with inference(run):
         evaluated = run.load_eval_data(stage)
         return run_evaluation(run, stage, evaluated, evaluated.num_batches)
@@ -69,9 +71,11 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
     name = stage.hook_prefix
     step = _step_caller(run, f"{name}_step", evaluated.several)
     metrics, sanity = run.metrics, stage == RunningStage.SANITY_CHECKING
-    seen = [0] * evaluated.num_dataloaders
+    seen = evaluated.seen
     evaluated.set_epoch(run.state.epoch)
     for batch, batch_idx, dataloader_idx in evaluated.batches(limits):
+        if batch_idx == 0:
+            run.take_metrics()  # of the loader that has ended
         batch = run.transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if evaluated.several else (batch, batch_idx)
         metrics.start_batch(batch, dataloader_idx if evaluated.several else None)
@@ -83,7 +87,8 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
         if not sanity:
             metrics.reduce_step()
             run.log_metrics(metrics.logged_values(), step=seen[dataloader_idx])
-        seen[dataloader_idx] += 1
+            seen[dataloader_idx] += 1
+    run.take_metrics()
     metrics.end_batches()
 
 
@@ -110,6 +115,11 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
         raise RuntimeError(
             f"You provided multiple `{name.partition('_')[0]}` dataloaders, but no `dataloader_idx` argument in "
             f"`{type(run.model).__name__}.{name}()`. Try adding `dataloader_idx=0` to its signature."
+        )
+    if not several and requires(step, "dataloader_idx"):
+        raise RuntimeError(
+            f"You provided only a single `{name.partition('_')[0]}` dataloader, but have included `dataloader_idx` in "
+            f"`{type(run.model).__name__}.{name}()`. Remove the argument, or give it a default."
         )
     count = (3 if several else 2) if accepts(step, "batch_idx", 2) else 1
 
@@ -141,6 +151,8 @@ def predict(run: Run) -> list[Any]:
     """
     stage = RunningStage.PREDICTING
     run.state.stage = stage
+    if run.config.limit("predict") == 0:
+        return []
     with inference(run):
         predicted = run.load_eval_data(stage)
         if predicted.combined.mode != "sequential":

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raylight.callbacks.schedules import Timer
 from raylight.config.messages import RunningStage
 from raylight.utilities.durations import parse_duration
 from raylight.utilities.exceptions import MisconfigurationException
@@ -38,11 +37,8 @@ def fit(run: Run) -> None:
     """The whole of ``Trainer.fit`` on this rank, from the sanity check to ``on_train_end``."""
     state = run.state
     state.stage = RunningStage.TRAINING
-    state.max_epochs, state.min_epochs = epoch_limits(run)
     validates = run.overrides("validation_step") and has_loader("val", run.model, run.source)
     state.enable_validation = validates and run.config.limit("val") > 0
-    base = run.config.accumulate_grad_batches
-    state.accumulate_grad_batches = base if isinstance(base, int) else 1
     with isolate_rng():
         sanity_check(run)
     with torch.autograd.set_detect_anomaly(run.config.detect_anomaly), torch.enable_grad():
@@ -68,18 +64,29 @@ def train(run: Run) -> None:
     """Epochs until a limit is reached."""
     if run.config.limit("train") == 0:
         return
-    data = run.train_data or run.load_train_data()
-    data.set_epoch(run.state.epoch)
-    data.start(skip=run.state.batches_done)
-    run.last_train_load = run.state.epoch
-    set_validation_interval(run)
+    if run.train_data is None:
+        run.load_train_data()
+    _start_loaders(run)
     if limit_reached(run):
         return
-    run.notify("on_train_start")
     _ask_for_validation_data(run)
+    run.notify("on_train_start")
     while not limit_reached(run):
         train_epoch(run)
     run.notify("on_train_end")
+
+
+def _start_loaders(run: Run) -> None:
+    """Loaders are new: draw what torch draws for them, at Lightning's moment, so that shuffling is the same."""
+    data, state = run.train_data, run.state
+    assert data is not None
+    run.last_train_load = state.epoch
+    if state.epoch and not run.resumed:
+        data.skip_seed()
+    else:
+        data.set_epoch(state.epoch)
+        data.start(skip=state.batches_done)
+    set_validation_interval(run)
 
 
 def _ask_for_validation_data(run: Run) -> None:
@@ -126,19 +133,23 @@ def train_epoch(run: Run) -> None:
     resumed_within = state.batches_done
     if not resumed_within:
         run.notify("on_train_epoch_start")
+    state.epoch_is_open, run.validated_last = True, False
+    state.is_last_batch = state.is_last_batch and bool(resumed_within)
+    state.batches_trained, state.batch_idx = resumed_within, resumed_within - 1
     train_batches(run, data)
-    run.take_metrics()
+    if not run.validated_last:  # else these would take the place of the validation's values of the same name
+        run.take_metrics()
     metrics.end_batches()
     metrics.reduce_epoch()
     state.epoch_is_over = True
     _end_epoch_hooks(run)
     run.take_metrics()
-    if state.is_last_batch:
+    if state.is_last_batch and state.batches_trained > resumed_within:
         _step_schedulers(run, "epoch", plateau=True)
     run.log_row(metrics.logged_values(), state.logger_step - 1)  # the step of the last batch that stepped
     metrics.reset()
     state.epoch += 1
-    state.epoch_is_over = False
+    state.epoch_is_over = state.epoch_is_open = False
     state.batches_done = 0
 
 
@@ -156,6 +167,8 @@ def train_batches(run: Run, data: TrainData) -> None:
     log_every = 1 if run.config.num_dev_batches else run.trainer.log_every_n_steps
     hears_start, hears_end = run.listeners["on_train_batch_start"], run.listeners["on_train_batch_end"]
     step_batch, transfers, schedulers = batch_trainer(run), run.transfers, run.lr_scheduler_configs
+    if state.should_stop and may_stop(run):
+        return
     for batch_idx, batch, is_last in data.batches(skip=state.batches_done):
         if stop.pending and stop.reached(state.total_batches):
             raise StopFit
@@ -166,17 +179,24 @@ def train_batches(run: Run, data: TrainData) -> None:
         state.is_accumulating = not is_last and (batch_idx + 1) % accumulate != 0
         state.total_batches = stop.batch = state.total_batches + 1
         metrics.start_batch(batch)
-        if hears_start and run.notify("on_train_batch_start", batch, batch_idx) == -1 and run.skips_epoch:
+        if (
+            hears_start
+            and batch is not None
+            and run.notify("on_train_batch_start", batch, batch_idx) == -1
+            and run.skips_epoch
+        ):
             _skip_epoch(run)
             break
         if batch is None:
             rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
         outputs = None if batch is None else step_batch(batch, batch_idx)
+        state.batches_trained = batch_idx + 1
         if schedulers:
             _step_schedulers_after_batch(run)
         if hears_end:
             run.notify("on_train_batch_end", outputs, batch, batch_idx)
         state.batches_done = batch_idx + 1
+        run.validated_last = False
         if not state.is_accumulating and log_every and ((state.logger_step + 1) % log_every == 0 or state.should_stop):
             metrics.reduce_step()
             run.log_row(metrics.logged_values(), state.logger_step)
@@ -279,7 +299,7 @@ def forward_backward(
         run.notify("on_after_backward")
     else:
         run.precision.scale_loss(loss).backward()
-    if not run.listeners["on_train_batch_end"]:
+    if not run.needs_closure and not run.listeners["on_train_batch_end"]:
         return None
     extra = returned if isinstance(returned, dict) else {}
     return {**extra, "loss": loss.detach()}
@@ -337,6 +357,7 @@ def _train_batch_with_closure(run: Run, step: Callable[[Any, int], Any], batch: 
 
     run.metrics.hook = "optimizer_step"
     run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
+    run.state.global_step += 1
     run.metrics.hook = None
     return outputs
 
@@ -402,6 +423,7 @@ def _validate(run: Run) -> None:
         run_evaluation(run, RunningStage.VALIDATING, evaluated, evaluated.num_batches)
     state.stage = RunningStage.TRAINING
     run.last_validation = time.monotonic()
+    run.validated_last = True
 
 
 def _val_data(run: Run) -> Any:
@@ -415,9 +437,8 @@ def _val_data(run: Run) -> Any:
 def _reloaded(run: Run) -> TrainData:
     every = run.config.reload_dataloaders_every_n_epochs
     if run.train_data is None or (every and run.state.epoch - run.last_train_load >= every):
-        run.last_train_load = run.state.epoch
         run.load_train_data()
-        set_validation_interval(run)
+        _start_loaders(run)
     assert run.train_data is not None
     return run.train_data
 
@@ -460,7 +481,8 @@ def set_validation_interval(run: Run) -> None:
         state.val_check_batch = math.inf
         return
     if isinstance(interval, int):
-        too_many = interval > batches and run.trainer.check_val_every_n_epoch is not None and state.enable_validation
+        within_epoch = run.trainer.check_val_every_n_epoch is not None and run.config.limit("val") > 0
+        too_many = within_epoch and interval > batches
         if too_many:
             raise ValueError(
                 f"`val_check_interval` ({interval}) must be less than or equal to the number of the training batches "
@@ -483,23 +505,3 @@ def set_validation_interval(run: Run) -> None:
             f"Trainer(log_every_n_steps={run.trainer.log_every_n_steps}). Set a lower value for log_every_n_steps if "
             "you want to see logs for the training epoch."
         )
-
-
-def epoch_limits(run: Run) -> tuple[int | None, int | None]:
-    """max_epochs and min_epochs, with Lightning's defaults."""
-    config = run.config
-    if config.num_dev_batches:
-        return 1, None
-    max_epochs = run.state.max_epochs if run.state.max_epochs is not None else config.max_epochs
-    if max_epochs is None:
-        limited = config.max_steps != -1 or any(isinstance(callback, Timer) for callback in run.callbacks)
-        if not limited:
-            rank_zero_warn(
-                "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set "
-                "`max_epochs=-1`."
-            )
-        max_epochs = -1 if limited else 1000
-    min_epochs = config.min_epochs
-    if min_epochs is None and config.min_steps is not None:
-        min_epochs = 1
-    return max_epochs, min_epochs

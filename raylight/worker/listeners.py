@@ -77,6 +77,12 @@ def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
             rank_zero_warn(f"{type(callback).__name__}.{unknown[0]} is not a hook and will not be called.")
 
 
+def requires(function: Callable[..., Any], name: str) -> bool:
+    """Whether ``function`` has an argument ``name`` without a default."""
+    parameter = inspect.signature(function).parameters.get(name)
+    return parameter is not None and parameter.default is parameter.empty
+
+
 def accepts(function: Callable[..., Any], name: str, min_arguments: int) -> bool:
     """Whether ``function`` takes an argument ``name``, or at least so many positional ones."""
     parameters = inspect.signature(function).parameters.values()

@@ -339,15 +339,21 @@ class MetricStore:
                     continue
                 value = entry.value if entry.attribute is None else entry.value._forward_cache
             else:
-                value = entry.computed if entry.on_epoch else None
+                value = self._epoch_value(entry) if entry.on_epoch else None
             if value is not None:
                 yield entry, self._as_tensor(value)
+
+    def _epoch_value(self, entry: Logged) -> Any:
+        """The epoch's value; before it is reduced, what this rank alone knows of it."""
+        if entry.computed is not None or entry.weight == 0:
+            return entry.computed
+        return entry.total / entry.weight if entry.reduction == "mean" else entry.total
 
     def _as_tensor(self, value: Any) -> Tensor:
         if not isinstance(value, Tensor):
             return torch.tensor(float(value), device=self.strategy.device, dtype=torch.get_default_dtype())
         if not torch.is_floating_point(value) or value.dtype in (torch.float16, torch.bfloat16):
-            value = value.to(torch.get_default_dtype())
+            value = value.to(_float_dtype())
         number: Tensor = value.squeeze() if value.ndim else value
         return number
 
@@ -453,8 +459,14 @@ def _widen(value: Any) -> Any:
     if isinstance(value, Tensor):
         value = value.detach()
         if value.dtype not in (torch.float32, torch.float64):
-            value = value.to(torch.get_default_dtype())
+            value = value.to(_float_dtype())
     return value
+
+
+def _float_dtype() -> torch.dtype:
+    """The default dtype, but no less than 32 bits, in which sums keep their size."""
+    default = torch.get_default_dtype()
+    return default if default in (torch.float32, torch.float64) else torch.float32
 
 
 def _merge_ranks(entry: Logged, rows: Tensor) -> Tensor:

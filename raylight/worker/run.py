@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from raylight.callbacks.base import Callback
+from raylight.callbacks.schedules import Timer
 from raylight.config.messages import Event, Job, LoggerInfo, Metrics, RunningStage, Text, TrainerFn, TrainerStatus
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.precision import make_precision
 from raylight.strategies import make_strategy
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing, data, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
@@ -86,6 +88,8 @@ class Run:
         self.checkpoint: dict[str, Any] | None = None
         self.resumed = False
         """Training goes on from a checkpoint."""
+        self.validated_last = False
+        """Nothing was trained since the last validation."""
 
         # What the step path need not ask again; settled in start()
         self.hears_backward = True
@@ -115,16 +119,22 @@ class Run:
         return listeners.overrides(self.model, name, LightningModule)
 
     def of_callbacks(self, hook: str, *args: Any, **kwargs: Any) -> None:
-        """Call ``hook`` of every callback that has its own."""
+        """Call ``hook`` of every callback that has its own; nothing may be logged there."""
+        outer, self.metrics.hook = self.metrics.hook, None
         for callback in self.callbacks:
             if listeners.overrides(callback, hook, Callback):
                 getattr(callback, hook)(self.trainer, self.model, *args, **kwargs)
+        self.metrics.hook = outer
 
     # ------------------------------------------------------------------------------------------------ life
 
     def start(self) -> None:
         """From the Job to a model that is ready to run. Collective."""
         self.state.status = TrainerStatus.RUNNING
+        if self.state.fn == TrainerFn.FITTING:
+            self.state.max_epochs, self.state.min_epochs = epoch_limits(self)
+            base = self.config.accumulate_grad_batches
+            self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
         self.model._attach(self)
         datamodule = self.source.datamodule
         if datamodule is not None:
@@ -332,7 +342,8 @@ class Run:
                 return outcome
 
             result = self.precision.step(own, announced)
-        self.state.global_step += 1
+        if not self.model.automatic_optimization:  # else counted when the model's optimizer_step has returned
+            self.state.global_step += 1
         return result
 
     def before_step(self, optimizer: Optimizer) -> None:
@@ -516,3 +527,23 @@ def _differ(left: Any, right: Any) -> bool:
     if isinstance(left, Tensor):
         return not torch.equal(left, right)
     return bool(left != right)
+
+
+def epoch_limits(run: Run) -> tuple[int | None, int | None]:
+    """max_epochs and min_epochs, with Lightning's defaults."""
+    config = run.config
+    if config.num_dev_batches:
+        return 1, None
+    max_epochs = run.state.max_epochs if run.state.max_epochs is not None else config.max_epochs
+    if max_epochs is None:
+        limited = config.max_steps != -1 or any(isinstance(callback, Timer) for callback in run.callbacks)
+        if not limited:
+            rank_zero_warn(
+                "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set "
+                "`max_epochs=-1`."
+            )
+        max_epochs = -1 if limited else 1000
+    min_epochs = config.min_epochs
+    if min_epochs is None:
+        min_epochs = 0 if config.min_steps is None else 1
+    return max_epochs, min_epochs

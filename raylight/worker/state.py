@@ -22,8 +22,20 @@ if TYPE_CHECKING:
     from raylight.config.messages import Event
     from raylight.worker.run import Run
 
-PROGRESS = ("epoch", "global_step", "logger_step", "total_batches", "scheduler_steps", "max_epochs")
-"""Counters that one call of fit hands on to the next."""
+PROGRESS = (
+    "epoch",
+    "global_step",
+    "logger_step",
+    "total_batches",
+    "scheduler_steps",
+    "max_epochs",
+    "num_training_batches",
+    "num_sanity_val_batches",
+    "num_val_batches",
+    "num_test_batches",
+    "num_predict_batches",
+)
+"""Counters that one call hands on to the next."""
 
 
 @dataclass
@@ -54,10 +66,14 @@ class TrainState:
     """Optimizer steps taken, of all optimizers."""
     logger_step: int = 0
     """Batches in which an optimizer stepped: the loggers' x axis."""
+    epoch_is_open: bool = False
+    """The start hooks of the epoch at work are done."""
     batch_idx: int = -1
     """Of the batch at work in this epoch; -1 before the first."""
+    batches_trained: int = 0
+    """Batches of this epoch that the model was trained on."""
     batches_done: int = 0
-    """Batches of this epoch after which training has gone on."""
+    """Those of them whose hooks are over."""
     total_batches: int = 0
     """Batches started, over all epochs."""
     scheduler_steps: int = 0
@@ -72,7 +88,7 @@ class TrainState:
     accumulate_grad_batches: int = 1
     val_check_batch: float = math.inf
     """Validate whenever this many batches are done; inf: at the epoch's end."""
-    num_training_batches: float = 0
+    num_training_batches: float = math.inf
     num_sanity_val_batches: list[float] = field(default_factory=list)
     num_val_batches: list[float] = field(default_factory=list)
     num_test_batches: list[float] = field(default_factory=list)

@@ -10,7 +10,7 @@ import torchmetrics
 from small_models import Linear
 from torch.utils.data import DataLoader, TensorDataset
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(20)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(60)]
 
 
 def whole_numbers(count: int) -> DataLoader[Any]:
