@@ -214,6 +214,17 @@ def test_state_of_a_fresh_trainer() -> None:
         trainer.save_checkpoint("x.ckpt")
 
 
+def test_raising_max_epochs_trains_on() -> None:
+    trainer = pl.Trainer(**QUIET, max_epochs=1)
+    model = Model()
+    trainer.fit(model, loader(), loader())
+    trainer.fit(model, loader(), loader())
+    assert (trainer.current_epoch, trainer.global_step) == (1, 3)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(model, loader(), loader())
+    assert (trainer.current_epoch, trainer.global_step, trainer.fit_loop.epoch_loop.total_batch_idx) == (3, 9, 8)
+
+
 def test_save_checkpoint_after_fit(tmp_path: Path) -> None:
     trainer = pl.Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path)
     model = Model()

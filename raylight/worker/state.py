@@ -14,6 +14,7 @@ from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.precision import precision_name
+from raylight.worker.fit_loop import FitLoop
 
 if TYPE_CHECKING:
     import os
@@ -162,6 +163,11 @@ class TrainerView:
     def is_last_batch(self) -> bool:
         """Whether the batch at work is the epoch's last."""
         return self.state.is_last_batch
+
+    @property
+    def fit_loop(self) -> FitLoop:
+        """Limits and position under Lightning's names."""
+        return FitLoop(self)
 
     @property
     def should_stop(self) -> bool:
