@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from raylight.config.messages import Progress
 from raylight.display import Display, format_metrics, print_results
 

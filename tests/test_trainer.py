@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import raylight as pl
 import torch
+from torch.utils.data import DataLoader
+
+import raylight as pl
+from raylight.assembly import check_state_keys, make_callbacks, make_loggers, with_model_callbacks
 from raylight.callbacks import Callback, ModelCheckpoint, ModelSummary, RichProgressBar, Timer
 from raylight.config.accelerators import wants_ray
 from raylight.config.flags import TrainerConfig
 from raylight.loggers import CSVLogger, TensorBoardLogger
-from raylight.trainer import check_state_keys, make_callbacks, make_loggers, with_model_callbacks
 from raylight.utilities import exceptions
 from raylight.utilities.exceptions import MisconfigurationException, UnknownFlagError, WorkerError
-from torch.utils.data import DataLoader
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",

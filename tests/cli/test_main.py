@@ -1,4 +1,5 @@
 import pytest
+
 import raylight
 from raylight.cli.main import main
 
