@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from typing import Any
@@ -132,16 +131,12 @@ def test_what_was_said_before_the_exception_arrives(two_workers: Any, capsys: An
     assert "batch 0\nbatch 1\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("ranks", [(0,), (1,), (0, 1)])
-@pytest.mark.parametrize("hook", ["training_step", "validation_step"])
-def test_saving_on_exception_does_not_wait_for_ranks_that_go_on(
-    two_workers: Any, tmp_path: Any, hook: str, ranks: tuple[int, ...]
-) -> None:
+def test_saving_on_exception_does_not_wait_for_ranks_that_go_on(two_workers: Any, tmp_path: Any) -> None:
     checkpoint = ModelCheckpoint(tmp_path, save_on_exception=True)
     trainer = two_workers(callbacks=[checkpoint], enable_checkpointing=True)
     with pytest.raises(Mistake):
-        trainer.fit(Failing(hook, ranks), batches(), batches(8))
-    print(os.listdir(tmp_path))
+        trainer.fit(Failing("training_step", (0,)), batches(), batches(8))
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=0-step=1.ckpt"]
 
 
 class Unreturnable(Exception):

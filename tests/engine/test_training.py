@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import torch
 from small_models import Linear, batches, samples, weights
@@ -203,26 +204,35 @@ def test_the_same_seed_gives_the_same_weights(two_workers: Any) -> None:
     assert not torch.equal(first["layer.weight"], other["layer.weight"])
 
 
+class Sample(NamedTuple):
+    features: torch.Tensor
+    pid: torch.Tensor
+
+
 class OwnDataset(Dataset[Any]):
-    """A class that the workers cannot import, as those of a script."""
+    """Like ``Sample`` a class that the workers cannot import, as those of a script."""
 
     def __len__(self) -> int:
         return 8
 
-    def __getitem__(self, index: int) -> Any:
-        return torch.full((4,), float(index)), torch.tensor([float(os.getpid())])
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(torch.full((4,), float(index)), torch.tensor([os.getpid()]))
 
 
 def test_dataloader_workers(two_workers: Any, wait_until: Any) -> None:
-    import psutil
-
     class Collecting(Linear):
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            gathered = self.all_gather(batch[1])
-            self.pids = {*getattr(self, "pids", ()), *(int(pid) for pid in gathered.flatten().tolist())}
-            return super().training_step([batch[0], batch[1] * 0], batch_idx)
+        pids: frozenset[int] = frozenset()
+
+        def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
+            self.pids |= set(self.all_gather(batch.pid).flatten().tolist())
+            return self.layer(batch.features).sum()
+
+    def collate(drawn: list[Sample]) -> Sample:
+        return Sample(*map(torch.stack, zip(*drawn, strict=True)))
 
     model = Collecting()
-    two_workers().fit(model, DataLoader(OwnDataset(), batch_size=1, num_workers=2))
-    assert len(model.pids) == 4
+    two_workers(max_epochs=2).fit(
+        model, DataLoader(OwnDataset(), batch_size=1, num_workers=2, collate_fn=collate, persistent_workers=True)
+    )
+    assert len(model.pids) == 4  # two of each rank, kept over both epochs
     wait_until(lambda: not any(psutil.pid_exists(pid) for pid in model.pids))
