@@ -3,6 +3,7 @@
 ``import raylight as pl`` in place of ``import pytorch_lightning as pl`` is the only line that changes.
 """
 
+import raylight.utilities.environment  # noqa: F401  notes the environment before the script changes it
 from raylight.callbacks import Callback
 from raylight.core import LightningDataModule, LightningModule
 from raylight.trainer import Trainer

@@ -40,6 +40,8 @@ from raylight.precision import precision_name
 from raylight.strategies import make_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.worker import checkpointing
+from raylight.worker.execute import set_torch_flags
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import Run
 from raylight.worker.state import TrainerView, TrainState
@@ -85,6 +87,7 @@ class Trainer(TrainerView):
         self._engine: Engine | None = None
         self._display = Display()
         self._next_save = 0.0
+        set_torch_flags(self.config)
         precision_name(self.config.precision)
         make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
         if not wants_ray(self.config):
@@ -230,13 +233,13 @@ class Trainer(TrainerView):
         verify(self, fn, chosen, data)
         if weights_only is False:
             raise MisconfigurationException("weights_only=False would run code from the checkpoint: leave it out.")
-        engine, placement = self._start_engine()
+        engine, placement = self._start_engine(data)
         job = self._make_job(fn, chosen, data, path, placement, return_predictions)
         self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING)
         status = "failed"
         try:
             outcome = engine.execute(job, self._take_event)
-            self._absorb(outcome, job)
+            self.state = outcome.state
             status = "failed" if outcome.interrupted else "success"
         except BaseException:
             self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
@@ -250,7 +253,10 @@ class Trainer(TrainerView):
         return outcome
 
     def _choose_model(self, model: LightningModule | None) -> LightningModule:
-        model = getattr(model, "_orig_mod", model)  # what torch.compile(model) wraps
+        original: LightningModule | None = getattr(model, "_orig_mod", None)
+        if original is not None:
+            rank_zero_warn("The model is used without torch.compile; compile its submodules in configure_model.")
+            model = original
         if model is None:
             model = self._model
         if model is None:
@@ -275,7 +281,7 @@ class Trainer(TrainerView):
             )
         return DataSource(datamodule=datamodule, **loaders)
 
-    def _start_engine(self) -> tuple[Engine, Placement]:
+    def _start_engine(self, data: DataSource) -> tuple[Engine, Placement]:
         if not wants_ray(self.config):
             placement = place(self.config)
             self._engine = self._engine or LocalEngine()
@@ -284,7 +290,7 @@ class Trainer(TrainerView):
             from raylight.engine.pool import PoolEngine
             from raylight.engine.portable import verify_portable
 
-            verify_portable(self._model, self._datamodule, self.callbacks)
+            verify_portable(self._model, data, self.callbacks, self.config.strategy)
             expected = place(self.config)
             cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())
@@ -327,23 +333,6 @@ class Trainer(TrainerView):
             return_predictions=return_predictions,
             trainer=self if local else None,
         )
-
-    def _absorb(self, outcome: Outcome, job: Job) -> None:
-        """What came back goes into the user's model, callbacks and datamodule, and into this trainer."""
-        self.state = outcome.state
-        if job.trainer is not None:
-            return
-        if outcome.weights is not None:
-            job.model.configure_model()  # layers that so far only the workers have
-            dtypes = {value.dtype for value in outcome.weights.values() if value.is_floating_point()}
-            if len(dtypes) == 1:
-                job.model.to(dtypes.pop())  # what a "true" precision made of them
-            job.model.load_state_dict(outcome.weights)
-        vars(job.model).update(outcome.model_state)
-        for callback, state in zip(self.callbacks, outcome.callback_states, strict=True):
-            vars(callback).update(state)
-        if job.data.datamodule is not None:
-            vars(job.data.datamodule).update(outcome.datamodule_state)
 
     def _take_event(self, event: Event) -> None:
         """Runs on the driver: events of rank 0."""
@@ -457,20 +446,23 @@ class Trainer(TrainerView):
     def save_checkpoint(
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint of the run in this process, or, after a run on Ray, of what came back from it.
+        """Write a checkpoint of the run in this process; after a run on Ray, of the weights that came back.
 
         Raises:
             AttributeError: Nothing has been run yet.
-            MisconfigurationException: After a run on Ray, of which only the weights are here.
+            MisconfigurationException: More than weights are asked for after a run on Ray.
         """
-        if self._run is None and self._model is not None:
-            raise MisconfigurationException(
-                "The optimizers of a run on Ray stay in its workers. Save during the run: with ModelCheckpoint, or "
-                "with trainer.save_checkpoint in a hook."
-            )
-        if self._run is None:
+        if self._run is not None:
+            super().save_checkpoint(filepath, weights_only, storage_options)
+        elif self._model is None:
             raise AttributeError("Saving a checkpoint is only possible if a model is attached to the Trainer.")
-        super().save_checkpoint(filepath, weights_only, storage_options)
+        elif weights_only:
+            checkpointing.save_weights(self._model, self._datamodule, self.state, filepath)
+        else:
+            raise MisconfigurationException(
+                "The optimizers of a run on Ray stay in its workers: give weights_only=True, or save during the run, "
+                "with ModelCheckpoint or with trainer.save_checkpoint in a hook."
+            )
 
 
 def _logger_info(logger: Any) -> LoggerInfo:

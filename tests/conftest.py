@@ -26,7 +26,6 @@ CLUSTER_SETTINGS = {
     "RAY_AUTH_MODE": "disabled",  # else Ray writes a token into the user's home
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_preload_python_modules": "torch",  # in the processes that Ray starts in advance, as in raylight's own cluster
 }
 Wait = Callable[..., Any]
 

@@ -13,11 +13,33 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
+from raylight.utilities.durations import parse_duration
 from raylight.utilities.exceptions import MisconfigurationException, UnknownFlagError
 
 LAUNCHERS = ("auto", "local", "ray")
 LAUNCHER_VARIABLE = "RAYLIGHT_LAUNCHER"
 
+INTS = (
+    "num_workers",
+    "min_epochs",
+    "max_epochs",
+    "min_steps",
+    "check_val_every_n_epoch",
+    "num_sanity_val_steps",
+    "log_every_n_steps",
+)
+BOOLS = (
+    "sync_batchnorm",
+    "benchmark",
+    "detect_anomaly",
+    "inference_mode",
+    "use_distributed_sampler",
+    "enable_checkpointing",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "enable_autolog_hparams",
+    "barebones",
+)
 LATER: dict[str, str] = {
     "profiler": "Wrap the code in question in torch.profiler, in a callback.",
     "plugins": "Give precision= and strategy= by name.",
@@ -69,7 +91,7 @@ class TrainerConfig:
     detect_anomaly: bool = False
     """torch.autograd's anomaly mode."""
     inference_mode: bool = True
-    """Run validate, test and predict under torch.inference_mode; False: torch.no_grad."""
+    """Run validate, test and predict under torch.inference_mode; False, or several workers: torch.no_grad."""
 
     # How long
     fast_dev_run: bool | int = False
@@ -162,11 +184,21 @@ class TrainerConfig:
             problems.append(
                 WrongType(f"gradient_clip_val={self.gradient_clip_val!r} must be a number, or None for off.")
             )
-        for name in ("num_workers", "min_epochs", "max_epochs", "min_steps", "check_val_every_n_epoch"):
+        for name in INTS:
             value = getattr(self, name)
             if value is not None and not _is_int(value):
                 problems.append(f"{name}={value!r} must be an int or None.")
-        resources: Any = self.resources_per_worker
+        for name in BOOLS:
+            value = getattr(self, name)
+            if not isinstance(value, bool | None):
+                problems.append(f"{name}={value!r} must be True or False.")
+        for name in ("resource_timeout", "idle_timeout"):
+            value = getattr(self, name)
+            if not _is_number(value) or value < 0:
+                problems.append(f"{name}={value!r} must be a number of seconds >= 0.")
+        root, resources = _unchecked(self.default_root_dir), _unchecked(self.resources_per_worker)
+        if not isinstance(root, str | os.PathLike | None):
+            problems.append(f"default_root_dir={root!r} must be a path.")
         if resources is not None and not isinstance(resources, dict):
             problems.append(f'resources_per_worker={resources!r} must be a dict such as {{"CPU": 2}}.')
         return problems
@@ -183,7 +215,7 @@ class TrainerConfig:
                 f"max_failures={self.max_failures} is not possible yet: a lost worker ends the run with an error. "
                 "Use max_failures=0 and fit(ckpt_path='last') to continue."
             )
-        if _is_int(self.fast_dev_run) and self.fast_dev_run < 0:
+        if not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0:
             problems.append(f"fast_dev_run={self.fast_dev_run} must be a bool or a number of batches >= 0.")
         if self.gradient_clip_algorithm not in (None, "norm", "value"):
             problems.append(f"gradient_clip_algorithm={self.gradient_clip_algorithm!r} must be 'norm' or 'value'.")
@@ -191,6 +223,12 @@ class TrainerConfig:
             problems.append(f"deterministic={self.deterministic!r} must be True, False or 'warn'.")
         problems += _accumulation_problems(self.accumulate_grad_batches)
         problems += _val_check_problems(self.val_check_interval)
+        if self.max_time is not None:
+            problems += _duration_problems("max_time", self.max_time)
+        resources = self.resources_per_worker if isinstance(self.resources_per_worker, dict) else {}
+        for name, amount in resources.items():
+            if not _is_number(amount) or amount < 0:
+                problems.append(f"resources_per_worker[{name!r}]={amount!r} must be a number >= 0.")
         return problems
 
     def _combination_problems(self) -> list[str]:
@@ -234,6 +272,14 @@ class TrainerConfig:
         return 1.0 if value is None else value
 
 
+def _duration_problems(flag: str, value: Any) -> list[str]:
+    try:
+        parse_duration(value, flag)
+    except (MisconfigurationException, TypeError) as error:
+        return [str(error)]
+    return []
+
+
 class WrongType(str):
     """A problem that Lightning reports as TypeError."""
 
@@ -248,6 +294,11 @@ def _guess(name: str, value: Any, names: set[str]) -> str:
         return f"{name} (did you mean {hints[name]}?)"
     close = difflib.get_close_matches(name, names | {"logger", "callbacks"}, n=1)
     return f"{name} (did you mean {close[0]}?)" if close else name
+
+
+def _unchecked(value: Any) -> Any:
+    """What the user gave, which need not be of the annotated type."""
+    return value
 
 
 def _is_int(value: Any) -> bool:
@@ -297,7 +348,7 @@ def _accumulation_problems(value: Any) -> list[str]:
 
 
 def _val_check_problems(value: Any) -> list[str]:
-    if value is None or isinstance(value, str | timedelta | dict):
-        return []
+    if isinstance(value, str | timedelta | dict):
+        return _duration_problems("val_check_interval", value)
     problem = _limit_problem("val_check_interval", value)
     return [problem] if problem else []

@@ -99,8 +99,6 @@ class Job:
     progress: dict[str, Any]
     """Counters of the trainer so far, as ``TrainState.progress`` gives them: a second fit goes on from there."""
     ckpt_path: str | None = None
-    checkpoint: dict[str, Any] | None = None
-    """The checkpoint's content when only the driver can read ``ckpt_path``."""
     log_dir: str | None = None
     """Where logs of this run go, a path of the driver's; None when nothing is logged."""
     root_dir: str = "."
@@ -120,11 +118,12 @@ class Outcome:
     """The TrainState, with all metrics on the CPU."""
     weights: dict[str, Any] | None = None
     """The model's state_dict on the CPU; None in the local engine, where the model is the user's own."""
-    model_state: dict[str, Any] = field(default_factory=dict)
-    """Plain attributes of the model that changed."""
-    callback_states: list[dict[str, Any]] = field(default_factory=list)
-    """``__dict__`` of each callback, in the Job's order, without what cannot be pickled."""
-    datamodule_state: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """From a worker: pickled attributes of the model, each callback and the datamodule."""
+    left_behind: list[str] = field(default_factory=list)
+    """Attributes that were too large to travel."""
+    rng_state: dict[str, Any] | None = None
+    """From a worker: random numbers go on from here, as if the run had been in this process."""
     results: list[dict[str, float]] = field(default_factory=list)
     """validate and test: the metrics of each dataloader."""
     predictions: list[Any] | None = None
@@ -179,14 +178,4 @@ class LoggerCall:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class FileChunk:
-    """A piece of a file that a worker on another host hands to the driver."""
-
-    path: str
-    offset: int
-    data: bytes
-    last: bool
-
-
-Event = Progress | Text | Metrics | LoggerCall | FileChunk
+Event = Progress | Text | Metrics | LoggerCall

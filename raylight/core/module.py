@@ -448,7 +448,9 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
         return model if first is None else model.to(first.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_trainer": None, "_run": None}
+        state = {**self.__dict__, "_trainer": None, "_run": None}
+        state.pop("_compiled_call_impl", None)  # model.compile(): as torch leaves it out of a pickle
+        return state
 
 
 def _overridden(cls: type) -> set[str]:

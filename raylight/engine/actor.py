@@ -16,19 +16,17 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from raylight.config.messages import Event, Job, Outcome, TrainerFn
-from raylight.engine import by_value
+from raylight.config.messages import Event, Job, Outcome
+from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
-from raylight.utilities import seed, tree
+from raylight.utilities import seed
 from raylight.worker.control import StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
 from raylight.worker.execute import execute
-from raylight.worker.run import Run
+from raylight.worker.run import Emit, Run
 
 COALESCE_SECONDS = 0.1
 """Events that come together within this time travel together."""
-LARGEST_ATTRIBUTE = 16 * 1024 * 1024
-"""Bytes of a pickled attribute that still comes back to the driver."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,11 @@ class Parcel:
     job: bytes
     cwd: str
     environment: dict[str, str]
-    rng_state: dict[str, Any] | None
-    """The driver's, where it was seeded: what each rank would have had if it had run the script itself."""
+    """Variables that the script has set."""
+    rng_state: dict[str, Any]
+    """What each rank would have if it had run the script itself; likewise the two below."""
+    default_dtype: torch.dtype
+    matmul_precision: str
 
 
 class WorkerActor:
@@ -135,27 +136,22 @@ class WorkerActor:
         self._outbox.open()
         _adopt_surroundings(parcel)
         try:
-            outcome = self._do(parcel, stop)
+            outcome = _do(parcel, self._membership, self._device, self._outbox.put, stop)
         except BaseException as error:  # KeyboardInterrupt and SystemExit of the user's code travel as well
             member = self._membership
             return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
         finally:
+            self._stops.pop(parcel.number)
             self._outbox.close()
         gc.collect()  # model, trainer and run refer to each other
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return outcome
 
-    def _do(self, parcel: Parcel, stop: StopRequest) -> Outcome:
-        assert self._membership is not None
-        job: Job = ray.cloudpickle.loads(parcel.job)
-        if parcel.rng_state is not None:
-            seed.set_rng_state(parcel.rng_state)
-        run, outcome = execute(job, self._membership.ranks, self._device, self._outbox.put, stop)
-        _end_loader_processes(run)
-        return _pack(run, outcome)
-
     # Control: answers while execute runs
+
+    def ping(self) -> None:
+        """Answer, to show that the process lives."""
 
     def events(self, seconds: float) -> list[Event]:
         """Events since the last call; waits up to ``seconds`` for the first."""
@@ -202,6 +198,17 @@ class Outbox:
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
+def _do(parcel: Parcel, member: Membership, device: torch.device, emit: Emit, stop: StopRequest) -> Outcome:
+    # A function, so that the run's objects end with its frame; a method of an actor would be wrapped by Ray.
+    job: Job = ray.cloudpickle.loads(parcel.job)
+    torch.set_default_dtype(parcel.default_dtype)
+    torch.set_float32_matmul_precision(parcel.matmul_precision)
+    seed.set_rng_state(parcel.rng_state)
+    run, outcome = execute(job, member.ranks, device, emit, stop)
+    _end_loader_processes(run)
+    return homeward.pack(run, outcome)
+
+
 def _adopt_surroundings(parcel: Parcel) -> None:
     os.environ.update(parcel.environment)
     if os.path.isdir(parcel.cwd):
@@ -215,31 +222,3 @@ def _end_loader_processes(run: Run) -> None:
         for loader in used.combined.flattened if used is not None else ():
             if isinstance(loader, DataLoader):
                 loader._iterator = None
-
-
-def _pack(run: Run, outcome: Outcome) -> Outcome:
-    """What this rank sends home: everything from rank 0, predictions from all."""
-    if not run.strategy.is_global_zero:
-        return Outcome(None, predictions=outcome.predictions, interrupted=outcome.interrupted)
-    if run.job.fn == TrainerFn.FITTING:
-        outcome.weights = tree.to_cpu(dict(run.model.state_dict()))
-    outcome.model_state = _portable(run.model, skip=set(vars(torch.nn.Module())))
-    outcome.callback_states = [_portable(callback, skip=set()) for callback in run.callbacks]
-    datamodule = run.source.datamodule
-    outcome.datamodule_state = _portable(datamodule, skip={"trainer"}) if datamodule is not None else {}
-    return outcome
-
-
-def _portable(obj: Any, skip: set[str]) -> dict[str, Any]:
-    """Attributes of ``obj`` that can be pickled and are not large, tensors on the CPU."""
-    state = {}
-    for name, value in vars(obj).items():
-        if name in skip or name in ("_trainer", "_run"):
-            continue
-        try:
-            value = tree.to_cpu(value)
-            if len(ray.cloudpickle.dumps(value)) <= LARGEST_ATTRIBUTE:
-                state[name] = value
-        except Exception:  # whatever it is, it stays behind
-            continue
-    return state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _started_here = False
 STATUS_SECONDS = 5.0
+STATE_API_SECONDS = 2.0
 
 
 def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
@@ -27,7 +29,9 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
 
     global _started_here
     if ray.is_initialized():
-        return
+        if not _started_here or ray.cluster_resources().get("CPU", 0) >= num_workers * cpus_per_worker:
+            return
+        ray.shutdown()  # a cluster of our own that was started for fewer
     if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
         raise MisconfigurationException(
             "RAY_ADDRESS is a Ray Client address (ray://), which cannot train. Run the script on the cluster instead: "
@@ -134,14 +138,26 @@ def _holders(placement: Placement) -> list[str]:
 
 
 def _actor_holders() -> list[str]:
+    """Actors outside of any placement group; none where the cluster's state API is not there to tell."""
+    import ray
+
+    holders: list[str] = []
+    address = ray.get_runtime_context().gcs_address
+    asking = threading.Thread(target=_ask_for_actors, args=(address, holders), daemon=True)
+    asking.start()
+    asking.join(STATE_API_SECONDS)  # where there is no dashboard it would look for one for half a minute
+    return list(holders)
+
+
+def _ask_for_actors(address: str, holders: list[str]) -> None:
     from ray.util.state import list_actors
 
     try:
-        actors = list_actors(filters=[("state", "=", "ALIVE")], detail=True, timeout=5)
+        actors = list_actors(address=address, filters=[("state", "=", "ALIVE")], detail=True, timeout=5)
     except Exception:  # the state API needs the cluster's dashboard, which may not run
-        return []
-    return [
+        return
+    holders.extend(
         f"actor {actor.class_name}, pid {actor.pid} ({actor.required_resources})"
         for actor in actors
         if actor.required_resources and not actor.placement_group_id
-    ]
+    )

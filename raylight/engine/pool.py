@@ -10,23 +10,26 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
-from raylight.engine import cluster
+from raylight.engine import cluster, homeward
 from raylight.engine.actor import Membership, Parcel, WorkerActor, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.failures import Failure, revive
 from raylight.engine.interrupt import graceful_interrupt
+from raylight.utilities.environment import changed_environment
 from raylight.utilities.exceptions import WorkerError
-from raylight.utilities.seed import SEED_VARIABLE, SEED_WORKERS_VARIABLE, rng_state
+from raylight.utilities.seed import rng_state
 from raylight.worker.evaluation import in_dataset_order
 
 POLL_SECONDS = 0.2
 EVENT_WAIT_SECONDS = 1.0
+SECONDS_TO_ANSWER = 10.0
 LAST_WORDS_SECONDS = 0.3
 """After a failure, how long rank 0 may take to tell what happened before it."""
 SECONDS_FOR_ROOT_CAUSE = 2.0
@@ -51,6 +54,8 @@ class WorkerPool:
         self._infos: list[WorkerInfo] = []
         self._idle_timer: threading.Timer | None = None
         self._num_jobs = 0
+        self._session = ray.get_runtime_context().get_job_id()
+        """The connection to Ray that the workers belong to."""
         try:
             self._start(resource_timeout)
         except BaseException:
@@ -59,8 +64,15 @@ class WorkerPool:
 
     @property
     def alive(self) -> bool:
-        """Whether jobs can run."""
-        return bool(self._workers)
+        """Whether jobs can run: the cluster is still the same, and all workers answer."""
+        if not self._workers or not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
+            return False
+        pings = [worker.ping.options(concurrency_group="control").remote() for worker in self._workers]
+        try:
+            ray.get(pings, timeout=SECONDS_TO_ANSWER)
+        except (RayActorError, GetTimeoutError):
+            return False
+        return True
 
     # ------------------------------------------------------------------------------------------------ start
 
@@ -104,10 +116,10 @@ class WorkerPool:
     def execute(self, job: Job, sink: Sink) -> Outcome:
         """Runs on the driver: do the Job on all workers and return rank 0's outcome."""
         self._num_jobs += 1
-        parcel = ray.put(_pack(job, self._num_jobs))
-        running = {worker.execute.remote(parcel): rank for rank, worker in enumerate(self._workers)}
         stop = threading.Event()
         try:
+            parcel = ray.put(_pack(job, self._num_jobs))
+            running = {worker.execute.remote(parcel): rank for rank, worker in enumerate(self._workers)}
             with graceful_interrupt(stop.set) if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
                 outcomes = self._follow(running, sink, stop)
         except BaseException:
@@ -115,6 +127,7 @@ class WorkerPool:
             raise
         self._start_idle_timer()
         outcome = outcomes[0]
+        homeward.unpack(outcome, job)
         if outcome.predictions is not None:
             outcome.predictions = in_dataset_order([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
         return outcome
@@ -219,8 +232,8 @@ class WorkerPool:
         self.keep()
         workers, self._workers = self._workers, []
         group, self._group = self._group, None
-        if not ray.is_initialized():
-            return
+        if not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
+            return  # they ended with their cluster, or with the connection to it
         for worker in workers:
             ray.kill(worker)
         if group is not None:
@@ -325,9 +338,15 @@ def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membershi
 
 
 def _pack(job: Job, number: int) -> Parcel:
-    seeded = {name: os.environ[name] for name in (SEED_VARIABLE, SEED_WORKERS_VARIABLE) if name in os.environ}
-    state = rng_state(include_cuda=False) if seeded else None
-    return Parcel(number, ray.cloudpickle.dumps(job), os.getcwd(), seeded, state)
+    return Parcel(
+        number=number,
+        job=ray.cloudpickle.dumps(job),
+        cwd=os.getcwd(),
+        environment=changed_environment(),
+        rng_state=rng_state(include_cuda=False),
+        default_dtype=torch.get_default_dtype(),
+        matmul_precision=torch.get_float32_matmul_precision(),
+    )
 
 
 def _reason(error: RayActorError) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from raylight.config.messages import DataSource
 from raylight.utilities.exceptions import UnpicklableError
 
 
-def verify_portable(model: Any, datamodule: Any, callbacks: list[Any]) -> None:
+def verify_portable(model: Any, data: DataSource, callbacks: list[Any], strategy: Any) -> None:
     """Check that everything can be sent to worker processes.
 
     Raises:
         UnpicklableError: Something cannot; the attribute is named.
     """
-    named = [("model", model), ("datamodule", datamodule)]
+    named = [("model", model), ("strategy", strategy)]
     named += [(f"callback {type(callback).__name__}", callback) for callback in callbacks]
+    named += [(f"{name} data", source) for name, source in vars(data).items()]
     for what, obj in named:
         if obj is None:
             continue

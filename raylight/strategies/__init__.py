@@ -23,7 +23,7 @@ def make_strategy(strategy: Any, world_size: int) -> Strategy:
         MisconfigurationException: It is Lightning's, and raylight does not have it.
     """
     if isinstance(strategy, Strategy):
-        return strategy
+        return _fitting(strategy, world_size)
     if strategy == "auto":
         return DDPStrategy() if world_size > 1 else SingleDeviceStrategy()
     if strategy == "single_device":
@@ -36,6 +36,15 @@ def make_strategy(strategy: Any, world_size: int) -> Strategy:
     if isinstance(strategy, str) and strategy.startswith(LATER):
         raise MisconfigurationException(f"strategy={strategy!r} is not supported by this version: use 'ddp'.")
     raise ValueError(f"strategy={strategy!r} does not exist: use 'auto', 'ddp', 'single_device', or a Strategy.")
+
+
+def _fitting(strategy: Strategy, world_size: int) -> Strategy:
+    if world_size > 1 and not strategy.distributed:
+        raise MisconfigurationException(
+            f"{type(strategy).__name__} does not exchange gradients, but {world_size} workers are asked for: "
+            "use DDPStrategy."
+        )
+    return strategy if world_size > 1 else SingleDeviceStrategy()  # averaging over one worker changes nothing
 
 
 def _make_ddp(name: str, world_size: int) -> Strategy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,6 +53,7 @@ class DDPStrategy(Strategy):
     ) -> None:
         super().__init__()
         self.find_unused_parameters = find_unused_parameters
+        self._gradients_stay_local = False
         self.kwargs: dict[str, Any] = {"gradient_as_bucket_view": gradient_as_bucket_view, **kwargs}
 
     def setup(self, module: LightningModule, for_training: bool, sync_batchnorm: bool) -> None:
@@ -89,6 +91,8 @@ class DDPStrategy(Strategy):
     def before_manual_backward(self, loss: Tensor) -> None:
         model = self.model
         assert isinstance(model, nn.parallel.DistributedDataParallel)
+        if self._gradients_stay_local:
+            return
         model.require_forward_param_sync = True
         model.reducer._rebuild_buckets()
         model.reducer.prepare_for_backward([loss] if model.find_unused_parameters else [])
@@ -96,6 +100,14 @@ class DDPStrategy(Strategy):
     def no_sync(self) -> contextlib.AbstractContextManager[None]:
         assert self.model is not None
         return self.model.no_sync()  # type: ignore[operator, no-any-return]
+
+    @contextlib.contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        self._gradients_stay_local = True
+        try:
+            yield
+        finally:
+            self._gradients_stay_local = False
 
     def barrier(self, name: str | None = None) -> None:
         dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)

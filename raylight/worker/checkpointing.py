@@ -13,7 +13,10 @@ from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.worker.listeners import overrides
 
 if TYPE_CHECKING:
+    import os
+
     from raylight.worker.run import Run
+    from raylight.worker.state import TrainState
 
 PRECISION_KEYS = {"16-mixed": "MixedPrecision", "bf16-mixed": "MixedPrecision"}
 """Lightning's name for a precision's state."""
@@ -37,24 +40,14 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
 
     ``raylight.checkpoint.format`` lists them.
     """
-    checkpoint: dict[str, Any] = {
-        "epoch": run.state.epoch,
-        "global_step": run.state.global_step,
-        "pytorch-lightning_version": checkpoint_format.LIGHTNING_VERSION,
-        "state_dict": run.strategy.model_state(),
-        "loops": progress.to_loops(position(run), run.model.automatic_optimization),
-    }
+    datamodule = run.source.datamodule
+    checkpoint = _base(run.model, datamodule, run.state, run.strategy.model_state())
     if not weights_only:
         checkpoint["callbacks"] = _callback_states(run)
         checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
         checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in run.lr_scheduler_configs]
         if precision_state := run.precision.state_dict():
             checkpoint[PRECISION_KEYS[run.precision.name]] = precision_state
-    datamodule = run.source.datamodule
-    for owner in (run.model, datamodule):
-        if owner is not None and owner.hparams:
-            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
-            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
     if datamodule is not None and (state := datamodule.state_dict()):
         checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
@@ -63,9 +56,29 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     return checkpoint
 
 
-def position(run: Run) -> progress.Position:
+def save_weights(model: Any, datamodule: Any, state: TrainState, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint of weights and hyperparameters, without a run."""
+    checkpoint_format.save(_base(model, datamodule, state, model.state_dict()), path)
+
+
+def _base(model: Any, datamodule: Any, state: TrainState, weights: dict[str, Any]) -> dict[str, Any]:
+    """What every checkpoint holds."""
+    checkpoint: dict[str, Any] = {
+        "epoch": state.epoch,
+        "global_step": state.global_step,
+        "pytorch-lightning_version": checkpoint_format.LIGHTNING_VERSION,
+        "state_dict": weights,
+        "loops": progress.to_loops(position(state), model.automatic_optimization),
+    }
+    for owner in (model, datamodule):
+        if owner is not None and owner.hparams:
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+    return checkpoint
+
+
+def position(state: TrainState) -> progress.Position:
     """Where training stands."""
-    state = run.state
     return progress.Position(
         epoch=state.epoch,
         epoch_is_open=state.epoch_is_open,
@@ -94,8 +107,6 @@ def _callback_states(run: Run) -> dict[str, Any]:
 
 def read(run: Run) -> dict[str, Any] | None:
     """The checkpoint that the call was told to start from; None without one."""
-    if run.job.checkpoint is not None:
-        return run.job.checkpoint
     if run.job.ckpt_path is None:
         return None
     rank_zero_info(f"Restoring states from the checkpoint path at {run.job.ckpt_path}")

@@ -23,12 +23,14 @@ class StopRequest:
         self._hold: int | None = None
         self._stop_at: int | None = None
         self._decided = threading.Event()
+        self._lock = threading.Lock()
 
     def hold(self) -> int:
         """Called while a run goes on, from another thread: the batch before which this rank will wait."""
-        self._hold = self.batch + MARGIN
-        self.pending = True
-        return self._hold
+        self.pending = True  # at most one more batch begins unnoticed; MARGIN allows for it
+        with self._lock:
+            self._hold = self.batch + MARGIN
+            return self._hold
 
     def stop_at(self, batch: int) -> None:
         """The driver's decision."""
@@ -42,6 +44,8 @@ class StopRequest:
 
     def reached(self, batch: int) -> bool:
         """Whether to stop before starting ``batch`` (batches started so far, over all epochs)."""
-        if self._hold is not None and batch >= self._hold:
+        with self._lock:
+            must_wait = self._hold is not None and batch >= self._hold
+        if must_wait:
             self._decided.wait()
         return self._stop_at is not None and batch >= self._stop_at

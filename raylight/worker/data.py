@@ -110,11 +110,7 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
     A random sampler gives the order of torch's DistributedSampler with the global seed.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        rank_zero_warn(
-            f"{type(loader).__name__} cannot be divided among {world_size} workers: each sees all of its data. "
-            "Divide it by `self.trainer.global_rank` and `world_size`, or use a map-style dataset."
-        )
-        return loader
+        return _undivided(loader, world_size)
     if _is_distributed(loader):
         return loader
     if _has_own_batches(loader):
@@ -128,10 +124,21 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
     return _with_sampler(loader, share)
 
 
+def _undivided(loader: Any, world_size: int) -> Any:
+    rank_zero_warn(
+        f"The data of this {type(loader).__name__} is not divided among the {world_size} workers, as only the dataset "
+        "itself could do that: if it does not, each sees all of its data. Divide it by torch.distributed.get_rank(), "
+        "or use a map-style dataset."
+    )
+    return loader
+
+
 def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
     """The loader of one rank in an evaluation: whole batches in turn, each on exactly one rank, nothing repeated."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+    if not isinstance(loader, DataLoader):
         return EveryNth(loader, world_size, rank)
+    if isinstance(loader.dataset, IterableDataset):
+        return _undivided(loader, world_size)
     if _is_distributed(loader):
         return loader
     if loader.batch_sampler is None:
@@ -365,5 +372,6 @@ def map_loaders(function: Callable[[Any], Any], loaders: Any) -> Any:
     if isinstance(loaders, dict):
         return {name: map_loaders(function, loader) for name, loader in loaders.items()}
     if isinstance(loaders, list | tuple):
-        return type(loaders)(map_loaders(function, loader) for loader in loaders)
+        mapped_loaders = [map_loaders(function, loader) for loader in loaders]
+        return type(loaders)(*mapped_loaders) if hasattr(loaders, "_fields") else type(loaders)(mapped_loaders)
     return function(loaders)

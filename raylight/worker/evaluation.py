@@ -85,7 +85,6 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
         metrics.hook = None
         run.notify(f"on_{name}_batch_end", output, *where)
         if not sanity:
-            metrics.reduce_step()
             run.log_metrics(metrics.logged_values(), step=seen[dataloader_idx])
             seen[dataloader_idx] += 1
     run.take_metrics()

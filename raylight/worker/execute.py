@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from raylight.config.flags import TrainerConfig
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.worker import evaluation
 from raylight.worker.control import StopRequest
@@ -33,7 +34,7 @@ def execute(
     Raises:
         Whatever the user's code raises, after the hooks that clean up.
     """
-    set_torch_flags(job)
+    set_torch_flags(job.config)
     run = Run(job, ranks, device, emit, stop)
     if job.trainer is not None:
         job.trainer._run = run
@@ -77,15 +78,13 @@ def _run_loops(run: Run, outcome: Outcome) -> None:
         outcome.predictions = evaluation.predict(run)
 
 
-def set_torch_flags(job: Job) -> None:
-    """Process-wide switches of torch that flags ask for."""
-    config = job.config
+def set_torch_flags(config: TrainerConfig) -> None:
+    """Process-wide switches of torch, as the newest Trainer wants them."""
+    torch.use_deterministic_algorithms(bool(config.deterministic), warn_only=config.deterministic == "warn")
     if config.benchmark is not None:
         torch.backends.cudnn.benchmark = config.benchmark
-    elif config.deterministic is not None:
-        torch.backends.cudnn.benchmark = not config.deterministic and torch.backends.cudnn.benchmark
-    if config.deterministic is not None:
-        torch.use_deterministic_algorithms(bool(config.deterministic), warn_only=config.deterministic == "warn")
+    elif config.deterministic:
+        torch.backends.cudnn.benchmark = False
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

@@ -423,6 +423,7 @@ def _validate(run: Run) -> None:
         run_evaluation(run, RunningStage.VALIDATING, evaluated, evaluated.num_batches)
     state.stage = RunningStage.TRAINING
     run.last_validation = time.monotonic()
+    run.val_deadline.restart()
     run.validated_last = True
 
 
@@ -457,8 +458,8 @@ def validation_is_due(run: Run) -> bool:
     if state.should_stop and may_stop(run):
         return True
     if run.val_check_seconds is not None:
-        elapsed = time.monotonic() - run.last_validation >= run.val_check_seconds
-        return bool(run.strategy.broadcast(elapsed)) if run.strategy.world_size > 1 else elapsed
+        remaining = run.val_check_seconds - (time.monotonic() - run.last_validation)
+        return run.val_deadline.reached(run.trainer, remaining)
     if math.isinf(state.val_check_batch):
         return False
     across_epochs = run.trainer.check_val_every_n_epoch is None

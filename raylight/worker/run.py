@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raylight.callbacks.base import Callback
 from raylight.callbacks.schedules import Timer
+from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.config.messages import Event, Job, LoggerInfo, Metrics, RunningStage, Text, TrainerFn, TrainerStatus
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
@@ -82,6 +83,7 @@ class Run:
         """Epoch in which the training loaders were last asked for."""
         self.last_val_load = 0
         self.last_validation = time.monotonic()
+        self.val_deadline = SharedDeadline()
         self.val_check_seconds: float | None = None
         """Seconds between two validations, where the interval is one of time."""
         self.metrics = self.make_metrics(training=job.fn == TrainerFn.FITTING)

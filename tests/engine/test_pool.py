@@ -145,23 +145,26 @@ class Endless(Linear):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_worker_ends_the_run(
-    two_workers: Any, nothing_held: Any, wait_until: Any, tmp_path: Path, rank: int
-) -> None:
-    pid_file = tmp_path / "pid"
+def test_a_killed_worker_ends_the_run(two_workers: Any, nothing_held: Any, tmp_path: Path, rank: int) -> None:
+    pid_file, over = tmp_path / "pid", threading.Event()
     killed_at = []
 
     def kill() -> None:
-        wait_until(pid_file.exists, 30)
+        while not pid_file.exists():
+            if over.wait(0.02):
+                return
         os.kill(int(pid_file.read_text()), signal.SIGKILL)
         killed_at.append(time.monotonic())
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(WorkerError, match=rf"rank {rank} \(pid \d+ on node [\d.]+\) is gone") as caught:
-        two_workers(max_epochs=-1).fit(Endless(pid_file, rank), batches())
-    seconds = time.monotonic() - killed_at[0]
-    killer.join()
+    try:
+        with pytest.raises(WorkerError, match=rf"rank {rank} \(pid \d+ on node [\d.]+\) is gone") as caught:
+            two_workers(max_epochs=-1).fit(Endless(pid_file, rank), batches())
+        seconds = time.monotonic() - killed_at[0]
+    finally:
+        over.set()
+        killer.join()
     assert caught.value.rank == rank
     assert caught.value.node
     assert pid_file.read_text() in str(caught.value)
@@ -169,7 +172,7 @@ def test_a_killed_worker_ends_the_run(
     nothing_held()
 
 
-def test_a_worker_killed_between_two_calls(two_workers: Any, wait_until: Any) -> None:
+def test_a_worker_killed_between_two_calls(two_workers: Any) -> None:
     trainer, model = two_workers(), Located()
     trainer.fit(model, batches())
     os.kill(model.pids[1], signal.SIGKILL)
