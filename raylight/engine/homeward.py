@@ -52,7 +52,10 @@ def unpack(outcome: Outcome, job: Job) -> None:
     found = dict(_references(job.model, job.callbacks, job.data.datamodule, job.model._trainer))
     for owner, obj in _owners(job, job.callbacks):
         for name, pickled in outcome.attributes.get(owner, {}).items():
-            vars(obj)[name] = _Unpickler(io.BytesIO(pickled), found).load()
+            try:
+                vars(obj)[name] = _Unpickler(io.BytesIO(pickled), found).load()
+            except Exception as error:  # such as a tensor of a device that the driver lacks
+                rank_zero_warn(f"{type(obj).__name__}.{name} could not be brought back from the workers: {error}")
 
 
 def _load_weights(model: Any, weights: dict[str, Any]) -> None:
@@ -79,12 +82,16 @@ def _references(model: torch.nn.Module, callbacks: list[Any], datamodule: Any, t
 
 def _pack_attributes(obj: Any, names: dict[int, str], left_behind: list[str]) -> dict[str, bytes]:
     packed = {}
+
+    def on_cpu(leaf: Any) -> Any:
+        return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) and id(leaf) not in names else leaf
+
     for name, value in vars(obj).items():
         if name in STAYS:
             continue
         buffer = io.BytesIO()
         try:
-            _Pickler(buffer, names).dump(tree.to_cpu(value) if id(value) not in names else value)
+            _Pickler(buffer, names).dump(tree.map_leaves(on_cpu, value) if id(value) not in names else value)
         except Exception:  # an open file, a generator: it belongs to the worker
             continue
         if buffer.tell() > LARGEST:

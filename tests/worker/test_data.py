@@ -147,9 +147,14 @@ def test_evaluation_keeps_whole_batches_in_turn() -> None:
     assert [batches(data.share_for_evaluation(loader(5), 2, rank)) for rank in range(2)] == [[[0, 1], [4]], [[2, 3]]]
 
 
-def test_evaluation_of_a_stream() -> None:
-    shares = [items(data.share_for_evaluation(DataLoader(Stream(), batch_size=1), 2, rank)) for rank in range(2)]
-    assert shares == [[0, 2, 4], [1, 3]]
+def test_evaluation_of_plain_batches_deals_them_out() -> None:
+    assert [list(data.share_for_evaluation([0, 1, 2, 3, 4], 2, rank)) for rank in range(2)] == [[0, 2, 4], [1, 3]]
+
+
+def test_evaluation_of_a_stream_is_left_to_the_dataset() -> None:
+    stream = DataLoader(Stream(), batch_size=1)
+    with pytest.warns(UserWarning, match="each sees all of its data"):
+        assert data.share_for_evaluation(stream, 2, 1) is stream
 
 
 # ---------------------------------------------------------------------------------------------------- limits
