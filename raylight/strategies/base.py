@@ -82,6 +82,13 @@ class Strategy:
         else:
             torch.nn.utils.clip_grad_norm_(parameters, value)
 
+    def alone(self) -> Strategy:
+        """This worker without the others, whose collectives wait for nobody: after a failure they may be anywhere."""
+        lone = Strategy()
+        lone.attach(self.device, self.global_rank, self.local_rank, self.node_rank, world_size=1)
+        lone.model, lone.lightning_module = self.model, self.lightning_module
+        return lone
+
     # What a checkpoint holds. Collective.
     def model_state(self) -> dict[str, Any]:
         """The model's full state_dict."""

@@ -61,6 +61,7 @@ def _fail(run: Run, error: BaseException) -> None:
     if run.strategy.world_size == 1:
         run.fail(error)
         return
+    run.strategy = run.strategy.alone()
     cleaning = threading.Thread(target=run.fail, args=(error,), daemon=True)
     cleaning.start()
     cleaning.join(SECONDS_TO_CLEAN_UP)
