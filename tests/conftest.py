@@ -110,7 +110,8 @@ def worker_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::WorkerActor"):
+            command = process.cmdline()  # empty for a process that is ending
+            if command and command[0].startswith("ray::WorkerActor"):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended meanwhile
             continue

@@ -18,7 +18,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
 from raylight.worker.evaluation import run_evaluation
-from raylight.worker.listeners import accepts
+from raylight.worker.listeners import accepts, requires
 from raylight.worker.verify import has_loader
 
 if TYPE_CHECKING:
@@ -179,13 +179,7 @@ def train_batches(run: Run, data: TrainData) -> None:
         state.is_accumulating = not is_last and (batch_idx + 1) % accumulate != 0
         state.total_batches = stop.batch = state.total_batches + 1
         metrics.start_batch(batch)
-        if (
-            hears_start
-            and batch is not None
-            and run.notify("on_train_batch_start", batch, batch_idx) == -1
-            and run.skips_epoch
-        ):
-            _skip_epoch(run)
+        if hears_start and batch is not None and _starts_with_skip(run, batch, batch_idx):
             break
         if batch is None:
             rank_zero_warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
@@ -210,11 +204,14 @@ def train_batches(run: Run, data: TrainData) -> None:
             break
 
 
-def _skip_epoch(run: Run) -> None:
-    """``on_train_batch_start`` returned -1: the epoch ends as if this batch were its last."""
+def _starts_with_skip(run: Run, batch: Any, batch_idx: int) -> bool:
+    """Call ``on_train_batch_start``; where the model returns -1, the epoch ends as if this batch were its last."""
+    if run.notify("on_train_batch_start", batch, batch_idx) != -1 or not run.skips_epoch:
+        return False
     run.state.is_last_batch = True
     _step_schedulers(run, "step", plateau=False)
     _step_schedulers(run, "epoch", plateau=False)
+    return True
 
 
 def _step_schedulers_after_batch(run: Run) -> None:
@@ -240,7 +237,7 @@ def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
 def training_step_caller(run: Run) -> Callable[[Any, int], Any]:
     """Calls the model's training_step, through the strategy's wrapper, with the arguments that it takes."""
     user_step = run.model.training_step
-    if accepts(user_step, "dataloader_iter", 99) and "dataloader_iter" in user_step.__code__.co_varnames:
+    if requires(user_step, "dataloader_iter"):
         raise MisconfigurationException("training_step(dataloader_iter) is not supported: take (batch, batch_idx).")
     step = run.strategy.training_step()
     if accepts(user_step, "batch_idx", 2):
