@@ -81,7 +81,9 @@ def _run_loops(run: Run, outcome: Outcome) -> None:
 
 def set_torch_flags(config: TrainerConfig) -> None:
     """Process-wide switches of torch, as the newest Trainer wants them."""
-    torch.use_deterministic_algorithms(bool(config.deterministic), warn_only=config.deterministic == "warn")
+    mode = {"warn": 1, True: 2}.get(config.deterministic or False, 0)  # as torch counts them
+    if torch.get_deterministic_debug_mode() != mode:  # setting it imports torch's compiler, over a second
+        torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1)
     if config.benchmark is not None:
         torch.backends.cudnn.benchmark = config.benchmark
     elif config.deterministic:
