@@ -316,12 +316,13 @@ def _parse_csv(text: str) -> dict[str, Any]:
 def _parse_yaml(text: str) -> dict[str, Any]:
     import yaml
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):
         """The safe loader, and tuples, which Lightning writes with a tag of Python's."""
 
-    Loader.add_constructor(
-        "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-    )
+    def as_tuple(loader: Any, node: Any) -> tuple[Any, ...]:
+        return tuple(loader.construct_sequence(node, deep=True))
+
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", as_tuple)
     return yaml.load(text, Loader) or {}
 
 
