@@ -20,6 +20,7 @@ MAY_CHANGE = {
     "PL_SEED_WORKERS",
     "CUBLAS_WORKSPACE_CONFIG",  # Trainer(deterministic=True)
     "TORCHINDUCTOR_CACHE_DIR",  # torch's own doing
+    "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning's, where it looks for GPUs
 }
 """Variables whose change is documented, here or by others; put back after each test like all others."""
 CLUSTER_SETTINGS = {
