@@ -34,6 +34,7 @@ BOOLS = (
     "detect_anomaly",
     "inference_mode",
     "use_distributed_sampler",
+    "shard_iterable_datasets",
     "enable_checkpointing",
     "enable_progress_bar",
     "enable_model_summary",
@@ -116,6 +117,8 @@ class TrainerConfig:
     """Train and validate on the same few batches, without shuffling."""
     use_distributed_sampler: bool = True
     """Share the data among the workers; False leaves that to the user's own sampler."""
+    shard_iterable_datasets: bool = False
+    """Give every worker each N-th item of an IterableDataset that does not divide its data itself."""
     reload_dataloaders_every_n_epochs: int = 0
     """Ask for new loaders every n epochs; 0 never."""
 

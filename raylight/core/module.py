@@ -282,6 +282,8 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
         """``log`` for each item of a dict or a torchmetrics MetricCollection."""
         items = dictionary.items(keep_base=False) if _is_metric_collection(dictionary) else dictionary.items()  # type: ignore[call-arg]
         for name, value in items:
+            if isinstance(value, dict):
+                raise ValueError(f"`self.log_dict` got {value} as {name!r}, but nested dictionaries cannot be logged.")
             self.log(
                 name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
                 add_dataloader_idx, batch_size, None, rank_zero_only,

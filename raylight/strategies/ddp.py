@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raylight.strategies.base import Step, Strategy
 from raylight.utilities import tree
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.signatures import has_argument
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
@@ -37,7 +38,7 @@ class DDPStrategy(Strategy):
 
     Args:
         find_unused_parameters: Search each step's graph for parameters without a gradient. None: only in manual
-            optimization, where a step often uses part of the model.
+            optimization and with several optimizers, where a step often uses part of the model.
         gradient_as_bucket_view: Let gradients live in DDP's buffers: saves a copy and its memory.
         **kwargs: Other arguments of DistributedDataParallel.
     """
@@ -63,10 +64,12 @@ class DDPStrategy(Strategy):
         if not for_training or not any(p.requires_grad for p in module.parameters()):
             return
         find_unused = self.find_unused_parameters
+        if find_unused is None:  # a step may use part of the model where there are several optimizers
+            find_unused = not module.automatic_optimization or has_argument(module.training_step, "optimizer_idx")
         self.model = nn.parallel.DistributedDataParallel(
             StepModule(module),
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            find_unused_parameters=not module.automatic_optimization if find_unused is None else find_unused,
+            find_unused_parameters=find_unused,
             **self.kwargs,
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import (
@@ -23,6 +25,9 @@ from raylight.utilities.combined_loader import CombinedLoader, loader_length
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.seed import global_seed, seed_dataloader_worker, workers_are_seeded
+
+if TYPE_CHECKING:
+    from raylight.strategies.base import Strategy
 
 IN_ACTOR_VARIABLE = "RAYLIGHT_WORKER"
 """Set in the environment of a worker process."""
@@ -124,11 +129,49 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
     return _with_sampler(loader, share)
 
 
+class ShardedIterableDataset(IterableDataset[Any]):
+    """Items ``rank``, ``rank + world_size``, ... of an IterableDataset that yields the same order on every rank."""
+
+    def __init__(self, dataset: IterableDataset[Any], world_size: int, rank: int) -> None:
+        self.dataset = dataset
+        self.world_size = world_size
+        self.rank = rank
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.dataset), self.rank, None, self.world_size)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # while being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+class SizedShardedIterableDataset(ShardedIterableDataset):
+    """The same of a dataset that knows its length."""
+
+    def __len__(self) -> int:
+        return max(0, math.ceil((len(self.dataset) - self.rank) / self.world_size))  # type: ignore[arg-type]
+
+
+def shard_iterable(loader: Any, world_size: int, rank: int) -> Any:
+    """``loader`` with its IterableDataset divided among the ranks; any other loader as it is."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, IterableDataset):
+        return loader
+    kind = SizedShardedIterableDataset if hasattr(type(loader.dataset), "__len__") else ShardedIterableDataset
+    return _with(loader, dataset=kind(loader.dataset, world_size, rank))
+
+
 def _undivided(loader: Any, world_size: int) -> Any:
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardedIterableDataset):
+        return loader
     rank_zero_warn(
         f"The data of this {type(loader).__name__} is not divided among the {world_size} workers, as only the dataset "
-        "itself could do that: if it does not, each sees all of its data. Divide it by torch.distributed.get_rank(), "
-        "or use a map-style dataset."
+        "itself could do that: if it does not, each sees all of its data. Use Trainer(shard_iterable_datasets=True), "
+        "divide it by torch.distributed.get_rank(), or use a map-style dataset."
     )
     return loader
 
@@ -258,10 +301,55 @@ class TrainData:
         self.num_batches = self.combined.num_batches
         self._single = not isinstance(loaders, CombinedLoader | list | tuple | dict)
         self._iterator: Iterator[Any] | None = None
+        self.is_uneven = False
+        """The ranks may have different numbers of batches: those that run out repeat their last one."""
+        self.in_shadow = False
+        """The batch at work is such a repetition."""
+        self._any_has: Callable[[bool], bool] = bool
+        """Collective: whether any rank has what this one may have."""
+        self._states: list[dict[str, Any]] = []
 
     def set_epoch(self, epoch: int) -> None:
         for loader in self.combined.flattened:
             set_epoch(loader, epoch)
+
+    def agree(self, strategy: Strategy) -> None:
+        """Collective: find out whether all ranks have as many batches.
+
+        Raises:
+            MisconfigurationException: Some rank has none at all.
+        """
+        if strategy.world_size == 1:
+            return
+        lengths = [loader_length(loader) for loader in self.combined.flattened]
+        mine = (self.num_batches, not any(map(math.isinf, lengths)))
+        by_rank: list[tuple[float, bool]] = strategy.all_gather_object(mine)
+        counts = [count for count, _ in by_rank]
+        if all(is_sized for _, is_sized in by_rank) and len(set(counts)) == 1:
+            return
+        if all(is_sized for _, is_sized in by_rank) and any(counts) and not all(counts):
+            raise MisconfigurationException(
+                f"The workers have {counts} training batches, by rank: each needs at least one. Use fewer workers, "
+                "smaller batches, or divide the data otherwise."
+            )
+        self.is_uneven = True
+        self.num_batches = max(counts)
+        self._any_has = functools.partial(strategy.reduce_boolean_decision, all=False)
+        if len(set(counts)) > 1:
+            rank_zero_warn(
+                f"The workers have different numbers of training batches, by rank: {counts}. One that runs out repeats "
+                "its last batch, which counts for nothing, until all are done."
+            )
+
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """States of the loaders, where all of them keep one (torchdata's StatefulDataLoader); else empty."""
+        loaders = self.combined.flattened
+        return [loader.state_dict() for loader in loaders] if all(map(_is_stateful, loaders)) else []
+
+    def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
+        """Take back what ``state_dicts`` gave: the loaders themselves begin where they were."""
+        if len(states) == len(self.combined.flattened) and all(map(_is_stateful, self.combined.flattened)):
+            self._states = states
 
     def start(self, skip: int = 0) -> None:
         """Begin an epoch; torch draws the loader's seed here.
@@ -269,6 +357,11 @@ class TrainData:
         Args:
             skip: Batches of this epoch that are done already. A DataLoader does not load them again.
         """
+        if self._states and skip:
+            for loader, state in zip(self.combined.flattened, self._states, strict=True):
+                loader.load_state_dict(state)
+            skip = 0
+        self._states = []
         loaders = [_skipping(loader, skip) for loader in self.combined.flattened]
         if self._single:
             self._iterator = iter(loaders[0])
@@ -292,6 +385,8 @@ class TrainData:
             self.start(skip)
         iterator, self._iterator = self._iterator, None
         assert iterator is not None
+        if self.is_uneven:
+            return self._joined(iterator, skip)
         return self._known(iterator, skip) if math.isfinite(self.num_batches) else _unknown(iterator, skip)
 
     def _known(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
@@ -300,14 +395,69 @@ class TrainData:
         for batch_idx, batch in zip(range(skip, last + 1), iterator, strict=False):
             yield batch_idx, batch, batch_idx == last
 
+    def _joined(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
+        """As long as any rank has a batch; one is fetched ahead, to know which is the last."""
+        limited = itertools.islice(iterator, None if math.isinf(self.num_batches) else int(self.num_batches) - skip)
+        batch, self.in_shadow = next(limited, _DONE), False
+        if batch is _DONE:
+            raise MisconfigurationException("This worker got no training batch: divide the data so that each gets one.")
+        for batch_idx in itertools.count(skip):
+            following = next(limited, _DONE)
+            is_last = not self._any_has(following is not _DONE)
+            yield batch_idx, batch, is_last
+            if is_last:
+                return
+            self.in_shadow = following is _DONE
+            batch = batch if self.in_shadow else following
+
+
+_DONE = object()
+
+
+class DataLoaderIter(Iterator[tuple[Any, int, int]]):
+    """What ``training_step(dataloader_iter)`` is handed: gives ``(batch, batch_idx, dataloader_idx)``."""
+
+    def __init__(self, batches: Iterator[tuple[int, Any, bool]]) -> None:
+        self._batches = batches
+        self._following = next(batches, None)  # one ahead, to know which is the last
+
+    @property
+    def done(self) -> bool:
+        """Every batch has been taken."""
+        return self._following is None
+
+    @property
+    def is_last(self) -> bool:
+        """The batch that comes next is the last."""
+        return self._following is not None and self._following[2]
+
+    def __next__(self) -> tuple[Any, int, int]:
+        if self._following is None:
+            raise StopIteration
+        batch_idx, batch, _ = self._following
+        self._following = next(self._batches, None)
+        return batch, batch_idx, 0
+
+
+def as_iterators(batches: Iterator[tuple[int, Any, bool]]) -> Iterator[tuple[int, Any, bool]]:
+    """For ``training_step(dataloader_iter)``: the same iterator in place of each batch, until it is used up."""
+    dataloader_iter = DataLoaderIter(batches)
+    for index in itertools.count():
+        if dataloader_iter.done:
+            return
+        yield index, dataloader_iter, dataloader_iter.is_last
+
+
+def _is_stateful(loader: Any) -> bool:
+    return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
+
 
 def _unknown(iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
     """One batch is fetched ahead, to know which is the last."""
-    done = object()
-    batch_idx, batch = skip, next(iterator, done)
-    while batch is not done:
-        following = next(iterator, done)
-        yield batch_idx, batch, following is done
+    batch_idx, batch = skip, next(iterator, _DONE)
+    while batch is not _DONE:
+        following = next(iterator, _DONE)
+        yield batch_idx, batch, following is _DONE
         batch_idx, batch = batch_idx + 1, following
 
 

@@ -11,7 +11,9 @@ from torch import nn
 
 from raylight.config.messages import RunningStage
 from raylight.utilities import tree
-from raylight.worker.listeners import accepts, requires
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.signatures import accepts, has_argument, requires
+from raylight.worker import legacy
 
 if TYPE_CHECKING:
     from raylight.worker.data import EvalData
@@ -57,7 +59,10 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
         getattr(run.model, f"on_{name}_model_eval")()
         run.notify(f"on_{name}_start")
         run.notify(f"on_{name}_epoch_start")
-        _run_batches(run, stage, evaluated, limits)
+        outputs = _run_batches(run, stage, evaluated, limits)
+        run.metrics.reduce_epoch()
+        if outputs is not None:
+            legacy.end_epoch(run, name, outputs if evaluated.several else outputs[0])
         results = _finish_epoch(run, stage, evaluated.num_dataloaders)
         run.notify(f"on_{name}_end")
         _restore_modes(run, name, modes)
@@ -67,8 +72,15 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
     return results
 
 
-def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: list[float]) -> None:
+def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: list[float]) -> list[list[Any]] | None:
+    """The batches of one pass.
+
+    Returns:
+        What the steps returned, by loader, where a hook of Lightning 1.x wants it; else None.
+    """
     name = stage.hook_prefix
+    keeps = legacy.epoch_end_hook(run.model, name) is not None
+    outputs: list[list[Any]] = [[] for _ in range(evaluated.num_dataloaders)]
     step = _step_caller(run, f"{name}_step", evaluated.several)
     metrics, sanity = run.metrics, stage == RunningStage.SANITY_CHECKING
     seen = evaluated.seen
@@ -84,16 +96,18 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
         output = step(*where)
         metrics.hook = None
         run.notify(f"on_{name}_batch_end", output, *where)
+        if keeps and output is not None:
+            outputs[dataloader_idx].append(output)
         if not sanity:
             run.log_metrics(metrics.logged_values(), step=seen[dataloader_idx])
             seen[dataloader_idx] += 1
     run.take_metrics()
     metrics.end_batches()
+    return outputs if keeps else None
 
 
 def _finish_epoch(run: Run, stage: RunningStage, num_dataloaders: int) -> Results:
     metrics = run.metrics
-    metrics.reduce_epoch()
     run.notify(f"on_{stage.hook_prefix}_epoch_end")
     metrics.reduce_epoch()  # what that hook logged
     if stage == RunningStage.SANITY_CHECKING:
@@ -109,6 +123,8 @@ def _finish_epoch(run: Run, stage: RunningStage, num_dataloaders: int) -> Result
 def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     """Calls a step with those of (batch, batch_idx, dataloader_idx) that it takes."""
     step = getattr(run.model, name)
+    if has_argument(step, "dataloader_iter"):
+        raise MisconfigurationException(f"{name}(dataloader_iter) is not supported: take (batch, batch_idx).")
     takes_loader = accepts(step, "dataloader_idx", 3)
     if several and not takes_loader:
         raise RuntimeError(
@@ -121,6 +137,7 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
             f"`{type(run.model).__name__}.{name}()`. Remove the argument, or give it a default."
         )
     count = (3 if several else 2) if accepts(step, "batch_idx", 2) else 1
+    step = legacy.with_step_end(run, name.removesuffix("_step"), step)
 
     if not run.precision.has_context:
         return lambda *where: step(*where[:count])
@@ -162,7 +179,8 @@ def predict(run: Run) -> list[Any]:
         run.model.on_predict_model_eval()
         run.notify("on_predict_start")
         run.notify("on_predict_epoch_start")
-        outputs = list(_predict_batches(run, predicted))
+        outputs = run.predicted = []
+        outputs.extend(_predict_batches(run, predicted))
         run.notify("on_predict_epoch_end")
         run.notify("on_predict_end")
         _restore_modes(run, "predict", modes)

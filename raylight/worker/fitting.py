@@ -1,31 +1,28 @@
-"""fit: epochs, batches, gradients, steps. ``raylight.callbacks.base`` draws the loop with every hook in its place."""
+"""fit: epochs, batches, validation. ``raylight.callbacks.base`` draws the loop with every hook in its place."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from raylight.config.messages import RunningStage
 from raylight.utilities.durations import parse_duration
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
+from raylight.utilities.signatures import has_argument
+from raylight.worker import legacy
+from raylight.worker.data import as_iterators
 from raylight.worker.evaluation import run_evaluation
-from raylight.worker.listeners import accepts, requires
+from raylight.worker.optimization import batch_trainer
+from raylight.worker.schedulers import step_after_batch, step_schedulers
 from raylight.worker.verify import has_loader
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
-
     from raylight.worker.data import TrainData
-    from raylight.worker.optimizers import LRSchedulerConfig
     from raylight.worker.run import Run
 
 
@@ -145,7 +142,7 @@ def train_epoch(run: Run) -> None:
     _end_epoch_hooks(run)
     run.take_metrics()
     if state.is_last_batch and state.batches_trained > resumed_within:
-        _step_schedulers(run, "epoch", plateau=True)
+        step_schedulers(run, "epoch", plateau=True)
     run.log_row(metrics.logged_values(), state.logger_step - 1)  # the step of the last batch that stepped
     metrics.reset()
     state.epoch += 1
@@ -154,8 +151,14 @@ def train_epoch(run: Run) -> None:
 
 
 def _end_epoch_hooks(run: Run) -> None:
-    # What the model and plain callbacks log here must be reduced before the monitoring callbacks read it.
-    run.notify("on_train_epoch_end")
+    if run.epoch_outputs is not None:
+        if hasattr(run.model, "training_epoch_end"):
+            legacy.end_epoch(run, "training", list(run.epoch_outputs))
+        run.notify("on_train_epoch_end")
+        run.epoch_outputs.clear()
+    else:
+        run.notify("on_train_epoch_end")
+    # What the model and plain callbacks logged there must be reduced before the monitoring callbacks read it.
     run.metrics.reduce_epoch()
     run.notify("on_train_epoch_end_monitors")
 
@@ -169,7 +172,10 @@ def train_batches(run: Run, data: TrainData) -> None:
     step_batch, transfers, schedulers = batch_trainer(run), run.transfers, run.lr_scheduler_configs
     if state.should_stop and may_stop(run):
         return
-    for batch_idx, batch, is_last in data.batches(skip=state.batches_done):
+    batches = data.batches(skip=state.batches_done)
+    if has_argument(run.model.training_step, "dataloader_iter"):
+        batches, transfers = as_iterators(batches), []
+    for batch_idx, batch, is_last in batches:
         if stop.pending and stop.reached(state.total_batches):
             raise StopFit
         if transfers:
@@ -186,7 +192,7 @@ def train_batches(run: Run, data: TrainData) -> None:
         outputs = None if batch is None else step_batch(batch, batch_idx)
         state.batches_trained = batch_idx + 1
         if schedulers:
-            _step_schedulers_after_batch(run)
+            step_after_batch(run)
         if hears_end:
             run.notify("on_train_batch_end", outputs, batch, batch_idx)
         state.batches_done = batch_idx + 1
@@ -198,7 +204,7 @@ def train_batches(run: Run, data: TrainData) -> None:
             _validate(run)
         if not state.is_accumulating:
             if schedulers:
-                _step_schedulers(run, "step", plateau=True)
+                step_schedulers(run, "step", plateau=True)
             state.logger_step += 1
         if max_steps != -1 and state.global_step >= max_steps or state.should_stop and may_stop(run):
             break
@@ -209,200 +215,9 @@ def _starts_with_skip(run: Run, batch: Any, batch_idx: int) -> bool:
     if run.notify("on_train_batch_start", batch, batch_idx) != -1 or not run.skips_epoch:
         return False
     run.state.is_last_batch = True
-    _step_schedulers(run, "step", plateau=False)
-    _step_schedulers(run, "epoch", plateau=False)
+    step_schedulers(run, "step", plateau=False)
+    step_schedulers(run, "epoch", plateau=False)
     return True
-
-
-def _step_schedulers_after_batch(run: Run) -> None:
-    if not run.state.is_accumulating:
-        _step_schedulers(run, "step", plateau=False)
-    if run.state.is_last_batch:
-        _step_schedulers(run, "epoch", plateau=False)
-
-
-# ------------------------------------------------------------------------------------------------ one batch
-
-
-def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
-    """What trains on a batch, ``(batch, batch_idx) -> outputs``, for this model."""
-    step = training_step_caller(run)
-    if not run.model.automatic_optimization:
-        return functools.partial(_train_batch_manually, run, step)
-    if not run.optimizers:
-        raise MisconfigurationException("configure_optimizers returned no optimizer; return None to train without.")
-    return functools.partial(_train_batch_with_closure if run.needs_closure else train_batch, run, step)
-
-
-def training_step_caller(run: Run) -> Callable[[Any, int], Any]:
-    """Calls the model's training_step, through the strategy's wrapper, with the arguments that it takes."""
-    user_step = run.model.training_step
-    if requires(user_step, "dataloader_iter"):
-        raise MisconfigurationException("training_step(dataloader_iter) is not supported: take (batch, batch_idx).")
-    step = run.strategy.training_step()
-    if accepts(user_step, "batch_idx", 2):
-        return step
-    return lambda batch, batch_idx: step(batch)
-
-
-def train_batch(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
-    """Automatic optimization of one batch; the optimizer steps at the end of an accumulation window."""
-    optimizer = run.optimizers[0]
-    if run.state.is_accumulating:
-        with run.strategy.no_sync() if run.strategy.distributed else _NOTHING:
-            return forward_backward(run, step, optimizer, batch, batch_idx)
-    outputs = forward_backward(run, step, optimizer, batch, batch_idx)
-    if run.prepares_step:
-        run.before_step(optimizer)
-    run.precision.step(optimizer)
-    run.state.global_step += 1
-    return outputs
-
-
-_NOTHING: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-
-
-def forward_backward(
-    run: Run, step: Callable[[Any, int], Any], optimizer: Optimizer, batch: Any, batch_idx: int
-) -> Any:
-    """training_step, then clear the gradients (at the start of a window), then backward.
-
-    Returns:
-        What ``on_train_batch_end`` is given: the loss, divided by the accumulation factor and detached, in a dict.
-    """
-    metrics, accumulate = run.metrics, run.state.accumulate_grad_batches
-    metrics.hook = "training_step"
-    if run.precision.has_context:
-        with run.precision.forward_context():
-            returned = step(batch, batch_idx)
-    else:
-        returned = step(batch, batch_idx)
-    metrics.hook = None
-    loss = returned if isinstance(returned, Tensor) else loss_of(returned, run)
-    if loss is not None and accumulate > 1:
-        loss = loss / accumulate
-    if batch_idx % accumulate == 0:
-        if run.hears_zero_grad:
-            _zero_grad(run, optimizer, batch_idx)
-        else:
-            optimizer.zero_grad()
-    if loss is None:
-        return {}
-    if run.hears_backward:
-        run.notify("on_before_backward", loss)
-        metrics.hook = "backward"
-        run.model.backward(run.precision.scale_loss(loss))
-        metrics.hook = None
-        run.notify("on_after_backward")
-    else:
-        run.precision.scale_loss(loss).backward()
-    if not run.needs_closure and not run.listeners["on_train_batch_end"]:
-        return None
-    extra = returned if isinstance(returned, dict) else {}
-    return {**extra, "loss": loss.detach()}
-
-
-def loss_of(returned: Any, run: Run) -> Tensor | None:
-    """The loss in what training_step returned other than a tensor.
-
-    Raises:
-        MisconfigurationException: There is none.
-        RuntimeError: None, where other workers wait for this one's gradients.
-    """
-    if returned is None:
-        if run.strategy.world_size > 1:
-            raise RuntimeError(
-                "Skipping the `training_step` by returning None in distributed training is not supported. It is "
-                "recommended that you rewrite your training logic to avoid having to skip the step in the first place."
-            )
-        rank_zero_warn("`training_step` returned `None`. If this was on purpose, ignore this warning...")
-        return None
-    if isinstance(returned, dict) and isinstance(returned.get("loss"), Tensor):
-        loss: Tensor = returned["loss"]
-        return loss
-    if isinstance(returned, dict) and "loss" not in returned:
-        raise MisconfigurationException(
-            "In automatic_optimization, when `training_step` returns a dict, the 'loss' key needs to be present"
-        )
-    raise MisconfigurationException(
-        "In automatic optimization, `training_step` must return a Tensor, a dict, or None (where the step will be "
-        f"skipped), got {type(returned).__name__}."
-    )
-
-
-def _zero_grad(run: Run, optimizer: Optimizer, batch_idx: int) -> None:
-    """``optimizer.zero_grad()`` for a model that hears of it."""
-    run.notify("on_before_zero_grad", optimizer)
-    run.metrics.hook = "optimizer_zero_grad"
-    run.model.optimizer_zero_grad(run.state.epoch, batch_idx, optimizer)
-    run.metrics.hook = None
-
-
-def _train_batch_with_closure(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
-    """For an optimizer that calls the training step itself (LBFGS), or a model that overrides optimizer_step."""
-    optimizer = run.optimizers[0]
-    if run.state.is_accumulating:
-        return train_batch(run, step, batch, batch_idx)
-    outputs: Any = None
-
-    def closure() -> Any:
-        nonlocal outputs
-        with torch.enable_grad():
-            outputs = forward_backward(run, step, optimizer, batch, batch_idx)
-        run.metrics.hook = "optimizer_step"
-        return outputs.get("loss") if isinstance(outputs, dict) else None
-
-    run.metrics.hook = "optimizer_step"
-    run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
-    run.state.global_step += 1
-    run.metrics.hook = None
-    return outputs
-
-
-def _train_batch_manually(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
-    """training_step does everything."""
-    run.metrics.hook = "training_step"
-    if run.precision.has_context:
-        with run.precision.forward_context():
-            returned = step(batch, batch_idx)
-    else:
-        returned = step(batch, batch_idx)
-    run.metrics.hook = None
-    if isinstance(returned, Tensor):
-        return {"loss": returned.detach()}
-    return {} if returned is None else returned
-
-
-# ------------------------------------------------------------------------------------------------ schedulers
-
-
-def _step_schedulers(run: Run, interval: str, plateau: bool) -> None:
-    """Step the schedulers of this interval: those that need a monitored value (``plateau``), or the others."""
-    if not run.model.automatic_optimization:
-        return
-    index = run.state.batch_idx if interval == "step" else run.state.epoch
-    for config in run.lr_scheduler_configs:
-        if config.interval != interval or config.reduce_on_plateau != plateau or (index + 1) % config.frequency:
-            continue
-        value = _monitored(run, config) if plateau else None
-        if plateau and value is None:
-            continue
-        run.model.lr_scheduler_step(config.scheduler, value)
-        run.state.scheduler_steps += 1
-
-
-def _monitored(run: Run, config: LRSchedulerConfig) -> Any:
-    value = run.trainer.callback_metrics.get(str(config.monitor))
-    if value is not None:
-        return value
-    message = f"ReduceLROnPlateau conditioned on metric {config.monitor} which is not available"
-    if config.strict:
-        raise MisconfigurationException(
-            f"{message}. Available metrics are: {list(run.trainer.callback_metrics)}. Condition can be set using "
-            "`monitor` key in lr scheduler dict"
-        )
-    rank_zero_warn(f"{message} but strict is set to `False`. Skipping learning rate update.", category=RuntimeWarning)
-    return None
 
 
 # ------------------------------------------------------------------------------------------------ validation

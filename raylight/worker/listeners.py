@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.base import HOOKS, Callback
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.core.module import LightningModule
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.worker.legacy import with_old_argument
+
+if TYPE_CHECKING:
+    from raylight.worker.run import Run
 
 Listener = Callable[..., Any]
 
@@ -31,18 +35,19 @@ def overrides(obj: Any, name: str, base: type) -> bool:
     return method is not None and method is not getattr(base, name, None)
 
 
-def collect(model: LightningModule, callbacks: list[Any], trainer: Any) -> dict[str, list[Listener]]:
+def collect(run: Run) -> dict[str, list[Listener]]:
     """For each hook what to call, with the hook's own arguments: callbacks in their order, then the model."""
+    model = run.model
     listeners: dict[str, list[Listener]] = {LATE: []}
     for hook in HOOKS:
         if hook in WITH_OWN_ORDER:
             continue
-        called = [callback for callback in callbacks if hears(callback, hook)]
+        called = [callback for callback in run.callbacks if hears(callback, hook)]
         if hook == "on_train_epoch_end":
-            listeners[LATE] = _bind([callback for callback in called if monitors(callback)], hook, trainer, model)
+            listeners[LATE] = _bind(run, [callback for callback in called if monitors(callback)], hook)
             called = [callback for callback in called if not monitors(callback)]
         of_model = [getattr(model, hook)] if overrides(model, hook, LightningModule) else []
-        listeners[hook] = [*_bind(called, hook, trainer, model), *of_model]
+        listeners[hook] = [*_bind(run, called, hook), *(with_old_argument(run, hook, own) for own in of_model)]
     return listeners
 
 
@@ -57,8 +62,9 @@ def monitors(callback: Any) -> bool:
     return isinstance(callback, Checkpoint | EarlyStopping)
 
 
-def _bind(callbacks: list[Any], hook: str, trainer: Any, model: LightningModule) -> list[Listener]:
-    return [functools.partial(getattr(callback, hook), trainer, model) for callback in callbacks]
+def _bind(run: Run, callbacks: list[Any], hook: str) -> list[Listener]:
+    bound = [functools.partial(getattr(callback, hook), run.trainer, run.model) for callback in callbacks]
+    return [with_old_argument(run, hook, listener) for listener in bound]
 
 
 def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
@@ -75,21 +81,3 @@ def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
             "lightning",
         ):
             rank_zero_warn(f"{type(callback).__name__}.{unknown[0]} is not a hook and will not be called.")
-
-
-def requires(function: Callable[..., Any], name: str) -> bool:
-    """Whether ``function`` has an argument ``name`` without a default."""
-    parameter = inspect.signature(function).parameters.get(name)
-    return parameter is not None and parameter.default is parameter.empty
-
-
-def accepts(function: Callable[..., Any], name: str, min_arguments: int) -> bool:
-    """Whether ``function`` takes an argument ``name``, or at least so many positional ones."""
-    parameters = inspect.signature(function).parameters.values()
-    kinds = [parameter.kind for parameter in parameters]
-    if any(kind is inspect.Parameter.VAR_POSITIONAL for kind in kinds):
-        return True
-    if any(parameter.name == name for parameter in parameters):
-        return True
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(kind in positional for kind in kinds) >= min_arguments

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from raylight.utilities import tree
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 
 if TYPE_CHECKING:
     from raylight.strategies.base import Strategy
@@ -27,7 +27,8 @@ IN_EVALUATION = (False, True)
 LEVELS: dict[str, tuple[bool, bool]] = {
     **dict.fromkeys(
         (
-            "training_step", "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "optimizer_zero_grad",
+            "training_step", "training_step_end", "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad",
+            "optimizer_zero_grad",
             "on_before_backward", "backward", "on_after_backward", "on_before_optimizer_step", "optimizer_step",
             "configure_gradient_clipping", "clip_gradients",
         ),
@@ -36,7 +37,7 @@ LEVELS: dict[str, tuple[bool, bool]] = {
     **{
         name: IN_EVALUATION
         for stage in ("validation", "test")
-        for name in (f"{stage}_step", f"on_{stage}_batch_start", f"on_{stage}_batch_end")
+        for name in (f"{stage}_step", f"{stage}_step_end", f"on_{stage}_batch_start", f"on_{stage}_batch_end")
     },
 }  # fmt: skip
 """Hooks in which both levels are allowed -> default (on_step, on_epoch)."""
@@ -45,6 +46,7 @@ EPOCH_ONLY = frozenset(
     ("on_train_start",)
     + tuple(f"on_{stage}_epoch_{end}" for stage in ("train", "validation", "test") for end in ("start", "end"))
     + ("on_validation_start", "on_test_start", "on_train_epoch_end_monitors")
+    + ("training_epoch_end", "validation_epoch_end", "test_epoch_end")
 )
 """Hooks in which only on_epoch=True is allowed."""
 
@@ -52,6 +54,8 @@ REDUCTIONS = {"mean": "mean", "avg": "mean", "sum": "sum", "min": "min", "max": 
 SLOTS = 64
 """Metrics that the one collective of an epoch has room for; more take a second one."""
 
+Place = tuple[str | None, str | tuple[str, str], int | None]
+"""Hook, name (with a dict's key), and dataloader_idx."""
 Flags = tuple[Any, ...]
 """The arguments of one ``self.log`` but name, value and batch_size."""
 
@@ -73,6 +77,8 @@ class Logged:
     rank_zero_only: bool
     dataloader_idx: int | None
     suffix: str
+    member: str | None = None
+    """Key in the dict that was logged under ``name`` (Lightning 1.x); None for a plain value."""
     attribute: str | None = None
     """Name of the module that is the torchmetrics Metric; None for a plain value."""
     value: Any = None
@@ -92,8 +98,20 @@ class Logged:
         return (f"{self.name}_epoch" if self.on_step else self.name) + self.suffix
 
     @property
+    def place(self) -> Place:
+        """Where the store keeps it."""
+        return self.hook, self.name if self.member is None else (self.name, self.member), self.dataloader_idx
+
+    @property
     def key(self) -> str:
-        return f"{self.hook}.{self.name}.{self.dataloader_idx}"
+        return f"{self.hook}.{self.name}.{self.member or ''}.{self.dataloader_idx}"
+
+    def put(self, values: dict[str, Any], name: str, value: Any) -> None:
+        """Add ``value`` to ``values`` under ``name``, or to the dict there."""
+        if self.member is None:
+            values[name] = value
+        else:
+            values.setdefault(name, {})[self.member] = value
 
     def accumulate(self, value: Any, weight: float) -> None:
         """Take a step's value into the epoch's."""
@@ -134,18 +152,22 @@ class MetricStore:
         """Whether values are now those of a step, or those of the epoch."""
         self._batch_size: int | None = None
         self._sized_batch: Any = None
-        self._logged: dict[tuple[str | None, str, int | None], Logged] = {}
+        self._logged: dict[Place, Logged] = {}
 
     # ------------------------------------------------------------------------------------------------ self.log
 
-    def add(self, name: str, value: Any, flags: Flags, batch_size: int | None) -> None:
+    def add(self, name: str, value: Any, flags: Flags, batch_size: int | None, member: str | None = None) -> None:
         """See ``LightningModule.log``. On the step path: no device sync, no communication."""
-        entry = self._logged.get((self.hook, name, self.dataloader_idx))
+        key: Place = (self.hook, name if member is None else (name, member), self.dataloader_idx)
+        entry = self._logged.get(key)
         if entry is None:
             if not self.enabled:
                 rank_zero_warn("self.log() does nothing under Trainer(barebones=True).")
                 return
-            entry = self._register(name, value, flags)
+            if isinstance(value, dict):
+                self._add_dict(name, value, flags, batch_size)
+                return
+            entry = self._logged[key] = self._register(name, value, flags, member)
         elif entry.flags != flags:
             raise MisconfigurationException(
                 f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments. "
@@ -167,7 +189,18 @@ class MetricStore:
         if entry.on_epoch:
             entry.accumulate(_widen(value), self._weight(entry, batch_size))
 
-    def _register(self, name: str, value: Any, flags: Flags) -> Logged:
+    def _add_dict(self, name: str, values: dict[str, Any], flags: Flags, batch_size: int | None) -> None:
+        for member, value in values.items():
+            if isinstance(value, dict):
+                raise ValueError(
+                    f"`self.log({name}, {values})` was called, but nested dictionaries cannot be logged. Log each with "
+                    "a name of its own."
+                )
+            if (self.hook, (name, member), self.dataloader_idx) not in self._logged:
+                rank_zero_deprecation(f"`self.log({name!r}, {{...}})` of a dict is Lightning 1.x: use `self.log_dict`.")
+            self.add(name, value, flags, batch_size, member)
+
+    def _register(self, name: str, value: Any, flags: Flags, member: str | None) -> Logged:
         prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, group, add_idx, attribute, zero = flags
         on_step, on_epoch = self._levels(name, on_step, on_epoch)
         if add_idx and "/dataloader_idx_" in name:
@@ -200,10 +233,10 @@ class MetricStore:
             rank_zero_only=zero,
             dataloader_idx=index,
             suffix=f"/dataloader_idx_{index}" if add_idx and index is not None else "",
+            member=member,
         )
         if not isinstance(value, Tensor | int | float):
             entry.attribute = self._metric_attribute(name, value, attribute)
-        self._logged[(self.hook, name, index)] = entry
         return entry
 
     def _levels(self, name: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:
@@ -226,8 +259,6 @@ class MetricStore:
         return on_step, on_epoch
 
     def _metric_attribute(self, name: str, value: Any, attribute: str | None) -> str:
-        if isinstance(value, dict):
-            raise ValueError(f"self.log({name!r}, ...) takes one number, got a dict: use self.log_dict.")
         if not hasattr(value, "_forward_cache") or not hasattr(value, "compute"):
             raise ValueError(
                 f"self.log({name!r}, ...) takes a number, a one-element tensor or a torchmetrics Metric, "
@@ -300,25 +331,25 @@ class MetricStore:
         if self.in_batches and not self.training:
             return values
         for entry, value in self._current():
-            values[entry.name + entry.suffix] = value
-            values[entry.step_name if self.in_batches else entry.epoch_name] = value
+            entry.put(values, entry.name + entry.suffix, value)
+            entry.put(values, entry.step_name if self.in_batches else entry.epoch_name, value)
         return values
 
     def logged_values(self) -> dict[str, Tensor]:
         """What the loggers get now."""
-        return {
-            entry.step_name if self.in_batches else entry.epoch_name: value
-            for entry, value in self._current()
-            if entry.logger
-        }
+        values: dict[str, Tensor] = {}
+        for entry, value in self._current():
+            if entry.logger:
+                entry.put(values, entry.step_name if self.in_batches else entry.epoch_name, value)
+        return values
 
     def progress_bar_values(self) -> dict[str, float]:
         """What the progress bar shows now. Waits for the device."""
-        return {
-            entry.step_name if self.in_batches else entry.epoch_name: value.item()
-            for entry, value in self._current()
-            if entry.prog_bar
-        }
+        values: dict[str, float] = {}
+        for entry, value in self._current():
+            if entry.prog_bar:
+                entry.put(values, entry.step_name if self.in_batches else entry.epoch_name, value.item())
+        return values
 
     def dataloader_values(self, num_dataloaders: int) -> list[dict[str, float]]:
         """The results of an evaluation: one dict per loader, what no loader is named for in each."""
@@ -328,7 +359,7 @@ class MetricStore:
                 continue
             own = results if entry.dataloader_idx is None else [results[entry.dataloader_idx]]
             for result in own:
-                result[entry.epoch_name] = value.item()
+                entry.put(result, entry.epoch_name, value.item())
         return results
 
     def _current(self) -> Iterator[tuple[Logged, Tensor]]:
@@ -426,7 +457,7 @@ class MetricStore:
                 )
         held = {entry.key: entry for entry in self._logged.values()}
         agreed = [held.pop(key) if key in held else self._empty(fields) for key, fields in everything.items()]
-        self._logged = {(entry.hook, entry.name, entry.dataloader_idx): entry for entry in [*held.values(), *agreed]}
+        self._logged = {entry.place: entry for entry in [*held.values(), *agreed]}
 
     def _empty(self, fields: dict[str, Any]) -> Logged:
         entry = Logged(**fields)

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
+from raylight.utilities.signatures import accepts
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
@@ -56,22 +57,22 @@ class _NoOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
-def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRSchedulerConfig]]:
+def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRSchedulerConfig], list[int]]:
     """Call the model's configure_optimizers and make regular what it returns.
+
+    Returns:
+        Optimizers, their schedulers, and the optimizers' frequencies of Lightning 1.x, empty without any.
 
     Raises:
         MisconfigurationException: It is of no known form.
-        RuntimeError: Several optimizers with automatic optimization.
+        RuntimeError: Several optimizers with automatic optimization, and a training_step that does not expect it.
     """
-    optimizers, schedulers, monitor = _parse(model.configure_optimizers())
+    returned = model.configure_optimizers()
+    optimizers, schedulers, monitor = _parse(returned)
     configs = [_scheduler_config(scheduler, monitor) for scheduler in schedulers]
+    frequencies = _frequencies(returned)
     if model.automatic_optimization:
-        if len(optimizers) > 1:
-            raise RuntimeError(
-                "Training with multiple optimizers is only supported with manual optimization. Remove the "
-                "`optimizer_idx` argument from `training_step`, set `self.automatic_optimization = False` and access "
-                "your optimizers in `training_step` with `opt1, opt2, ... = self.optimizers()`."
-            )
+        check_several(model, optimizers)
         for config in configs:
             _check_automatic(config, model)
     for config in configs:
@@ -79,7 +80,40 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
             raise MisconfigurationException(
                 "Some schedulers are attached with an optimizer that wasn't returned from `configure_optimizers`."
             )
-    return optimizers, configs
+    return optimizers, configs, frequencies
+
+
+def check_several(model: LightningModule, optimizers: list[Optimizer]) -> None:
+    """Automatic optimization with several optimizers is Lightning 1.x: training_step must say that it knows.
+
+    Raises:
+        RuntimeError: It does not take ``optimizer_idx``.
+    """
+    if len(optimizers) < 2:
+        return
+    if not accepts(model.training_step, "optimizer_idx", 3):
+        raise RuntimeError(
+            "Training with multiple optimizers is only supported with manual optimization: set "
+            "`self.automatic_optimization = False` and access your optimizers in `training_step` with "
+            "`opt1, opt2, ... = self.optimizers()`. Or write `training_step(self, batch, batch_idx, optimizer_idx)` as "
+            "in Lightning 1.x, to be called for each optimizer in turn."
+        )
+    rank_zero_deprecation(
+        "Several optimizers in automatic optimization are Lightning 1.x: `training_step` is called once per optimizer. "
+        "In Lightning 2, set `self.automatic_optimization = False` and step them yourself."
+    )
+
+
+def _frequencies(returned: Any) -> list[int]:
+    """Batches in a row for each optimizer, from ``[{"optimizer": ..., "frequency": n}, ...]``; empty without any."""
+    given = returned if isinstance(returned, list | tuple) else []
+    frequencies = [item["frequency"] for item in given if isinstance(item, dict) and item.get("frequency") is not None]
+    if frequencies and len(frequencies) != len(given):
+        raise MisconfigurationException(
+            "A frequency must be given to each optimizer or to none: configure_optimizers gave "
+            f"{len(frequencies)} for {len(given)} optimizers."
+        )
+    return frequencies
 
 
 def _parse(returned: Any) -> tuple[list[Optimizer], list[Any], str | None]:
@@ -113,7 +147,7 @@ def _parse(returned: Any) -> tuple[list[Optimizer], list[Any], str | None]:
 def _parse_dict(returned: dict[str, Any]) -> tuple[list[Optimizer], list[Any], str | None]:
     if "optimizer" not in returned:
         raise MisconfigurationException(f"configure_optimizers returned a dict without 'optimizer': {list(returned)}.")
-    extra = set(returned) - {"optimizer", "lr_scheduler", "monitor"}
+    extra = set(returned) - {"optimizer", "lr_scheduler", "monitor", "frequency"}
     if extra:
         rank_zero_warn(f"Found unsupported keys in the optimizer configuration: {extra}", category=RuntimeWarning)
     scheduler = returned.get("lr_scheduler")

@@ -23,7 +23,7 @@ from raylight.precision import make_precision
 from raylight.strategies import make_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
-from raylight.worker import checkpointing, data, listeners
+from raylight.worker import checkpointing, data, legacy, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, LRSchedulerConfig, configure, needs_closure, raw
@@ -73,6 +73,10 @@ class Run:
         self.optimizers: list[Optimizer] = []
         self.lightning_optimizers: list[LightningOptimizer] = []
         self.lr_scheduler_configs: list[LRSchedulerConfig] = []
+        self.optimizer_idx: int = 0
+        """Of the optimizer at work, where there are several."""
+        self.frequencies: list[int] = []
+        """Batches in a row that each optimizer is for; empty where every batch is for all."""
         self._toggled: dict[int, dict[Tensor, bool]] = {}
 
         # What it reads and logs
@@ -87,6 +91,10 @@ class Run:
         self.val_check_seconds: float | None = None
         """Seconds between two validations, where the interval is one of time."""
         self.metrics = self.make_metrics(training=job.fn == TrainerFn.FITTING)
+        self.epoch_outputs: list[Any] | None = None
+        """What the batches of this epoch gave, where a hook of Lightning 1.x wants it at the epoch's end."""
+        self.predicted: list[tuple[int, int, Any]] = []
+        """``(dataloader_idx, batch_idx, output)`` of this rank's predictions."""
         self.checkpoint: dict[str, Any] | None = None
         self.resumed = False
         """Training goes on from a checkpoint."""
@@ -94,8 +102,10 @@ class Run:
         """Nothing was trained since the last validation."""
 
         # What the step path need not ask again; settled in start()
+        self.calls: legacy.ModelCalls
         self.hears_backward = True
         self.needs_closure = False
+        self.keeps_outputs = True
         self.hears_zero_grad = True
         self.prepares_step = True
         self.skips_epoch = True
@@ -141,7 +151,8 @@ class Run:
         datamodule = self.source.datamodule
         if datamodule is not None:
             datamodule.trainer = self.trainer
-        self.listeners = listeners.collect(self.model, self.callbacks, self.trainer)
+        self.listeners = listeners.collect(self)
+        legacy.warn_of_removed_hooks(self.model)
         self._prepare_data()
         self._setup_hooks()
         self.model.configure_model()
@@ -178,6 +189,7 @@ class Run:
     def _settle_step_path(self) -> None:
         """Ask once what the model overrides, so that a step pays only for what is there."""
         self.transfers = self._find_transfers()
+        self.calls = legacy.model_calls(self)
         backward_hooks = self.listeners["on_before_backward"] + self.listeners["on_after_backward"]
         self.hears_backward = bool(backward_hooks) or self.overrides("backward")
         self.needs_closure = self.overrides("optimizer_step") or any(map(needs_closure, self.optimizers))
@@ -186,9 +198,13 @@ class Run:
         self.skips_epoch = self.overrides("on_train_batch_start")
         self.clips_gradients = bool(self.config.gradient_clip_val) or self.overrides("configure_gradient_clipping")
         self.prepares_step = self.clips_gradients or bool(self.listeners["on_before_optimizer_step"])
+        if legacy.epoch_end_hook(self.model, "training") or legacy.needs_outputs(self.listeners):
+            self.epoch_outputs = []
+        wanted = bool(self.listeners["on_train_batch_end"]) or self.epoch_outputs is not None
+        self.keeps_outputs = self.needs_closure or wanted
 
     def _configure_optimizers(self) -> None:
-        optimizers, self.lr_scheduler_configs = configure(self.model)
+        optimizers, self.lr_scheduler_configs, self.frequencies = configure(self.model)
         self.set_optimizers(optimizers)
 
     def set_optimizers(self, optimizers: list[Optimizer]) -> None:
@@ -250,6 +266,7 @@ class Run:
         if self.config.overfit_batches:
             loaders = data.map_loaders(data.without_shuffling, loaders)
         self.train_data = data.TrainData(self._share(loaders, data.share_for_training), self.config.limit("train"))
+        self.train_data.agree(self.strategy)
         self.state.num_training_batches = self.train_data.num_batches
         return self.train_data
 
@@ -277,10 +294,17 @@ class Run:
         def prepare(loader: Any) -> Any:
             _check_iterable(loader)
             if self.strategy.world_size > 1 and self.config.use_distributed_sampler:
+                if self.config.shard_iterable_datasets:
+                    loader = data.shard_iterable(loader, self.strategy.world_size, self.strategy.global_rank)
                 loader = share(loader, self.strategy.world_size, self.strategy.global_rank)
             return data.prepare_workers(loader)
 
         return data.map_loaders(prepare, loaders)
+
+    def predictions(self) -> list[list[Any]]:
+        """This rank's predictions so far, a list for each loader."""
+        loaders = self.eval_data["predict"].num_dataloaders
+        return [[output for own, _, output in self.predicted if own == index] for index in range(loaders)]
 
     def loaders_of(self, prefix: str) -> Any:
         """The loaders of "train", "val", "test" or "predict", as they are used; None before they are asked for."""
@@ -356,10 +380,14 @@ class Run:
             self.notify("on_before_optimizer_step", optimizer)
         if clips:
             outer, self.metrics.hook = self.metrics.hook, "configure_gradient_clipping"
-            self.model.configure_gradient_clipping(
+            self.calls.configure_gradient_clipping(
                 optimizer, self.config.gradient_clip_val, self.config.gradient_clip_algorithm
             )
             self.metrics.hook = outer
+
+    def is_active(self, optimizer: Optimizer) -> bool:
+        """Whether ``optimizer`` is the one at work, of several that take turns."""
+        return self.optimizers[self.optimizer_idx] is optimizer
 
     def toggle_optimizer(self, optimizer: Optimizer) -> None:
         """See ``LightningModule.toggle_optimizer``."""
@@ -418,7 +446,8 @@ class Run:
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
         """A row of numbers or one-element tensors for every logger. Waits for the device."""
         if self.loggers and metrics:
-            self.state.logged_metrics.update({k: v for k, v in metrics.items() if isinstance(v, Tensor)})
+            tensors: dict[str, Any] = {k: v for k, v in metrics.items() if isinstance(v, Tensor | dict)}
+            self.state.logged_metrics.update(tensors)
             self.emit(Metrics(scalars(metrics), step))
 
     def log_row(self, metrics: dict[str, Any], step: int) -> None:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from raylight.callbacks.checkpoint import Checkpoint
@@ -14,6 +13,7 @@ from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.precision import precision_name
+from raylight.utilities import tree
 from raylight.worker.fit_loop import FitLoop
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class TrainState:
 
     def metrics_to_cpu(self) -> None:
         """Bring all metrics to the CPU, so that they outlive the device's process."""
-        self.callback_metrics = {name: value.detach().cpu() for name, value in self.callback_metrics.items()}
-        self.logged_metrics = {name: value.detach().cpu() for name, value in self.logged_metrics.items()}
+        self.callback_metrics = tree.map_leaves(_to_cpu, self.callback_metrics)
+        self.logged_metrics = tree.map_leaves(_to_cpu, self.logged_metrics)
 
 
 class TrainerView:
@@ -571,6 +571,11 @@ class TrainerView:
         self._live_run().print(*args, **kwargs)
 
 
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Python numbers of one-element tensors. Waits for the device."""
-    return {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}
+def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Python numbers of one-element tensors, in dicts of them too. Waits for the device."""
+    numbers: dict[str, Any] = tree.map_leaves(lambda v: v.item() if isinstance(v, Tensor) else v, metrics)
+    return numbers
+
+
+def _to_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value

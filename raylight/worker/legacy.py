@@ -1,0 +1,208 @@
+"""Lightning 1.x as models and callbacks speak it, adapted to today's calls; asked once, when a call starts.
+
+- ``training/validation/test_epoch_end(outputs)``: called with what the steps returned, before ``on_..._epoch_end``.
+- ``training/validation/test_step_end(output)``: called with what a step returned; its result takes the place of that.
+- Hooks with older arguments (``optimizer_idx``, a ``dataloader_idx`` that is always there): they get them.
+- Several optimizers in automatic optimization (``training_step(batch, batch_idx, optimizer_idx)``): see
+  ``raylight.worker.optimization``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
+from raylight.utilities.signatures import POSITIONAL, count_required, has_argument
+
+if TYPE_CHECKING:
+    from raylight.core.module import LightningModule
+    from raylight.worker.run import Run
+
+TODAY: dict[str, tuple[str, ...]] = {
+    "optimizer_step": ("epoch", "batch_idx", "optimizer", "optimizer_closure"),
+    "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer"),
+    "configure_gradient_clipping": ("optimizer", "gradient_clip_val", "gradient_clip_algorithm"),
+    "lr_scheduler_step": ("scheduler", "metric"),
+    "backward": ("loss",),
+}
+"""Methods of a model that the loops call, and their arguments."""
+BEFORE: dict[str, tuple[str, ...]] = {
+    "optimizer_step": (
+        "epoch", "batch_idx", "optimizer", "optimizer_idx", "optimizer_closure", "on_tpu", "using_native_amp",
+        "using_lbfgs",
+    ),
+    "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer", "optimizer_idx"),
+    "configure_gradient_clipping": ("optimizer", "optimizer_idx", "gradient_clip_val", "gradient_clip_algorithm"),
+    "lr_scheduler_step": ("scheduler", "optimizer_idx", "metric"),
+    "backward": ("loss", "optimizer", "optimizer_idx"),
+}  # fmt: skip
+"""The same in 1.x."""
+OPTIMIZER_IDX = ("optimizer_idx", "opt_idx", "optimizer_i")
+
+REMOVED = {
+    "get_progress_bar_dict": "override get_metrics of a progress bar callback",
+    "tbptt_split_batch": "split the batch in training_step, with manual optimization",
+    "on_epoch_start": "use on_train_epoch_start, on_validation_epoch_start, on_test_epoch_start",
+    "on_epoch_end": "use on_train_epoch_end, on_validation_epoch_end, on_test_epoch_end",
+    "on_batch_start": "use on_train_batch_start",
+    "on_batch_end": "use on_train_batch_end",
+    "on_pretrain_routine_start": "use on_fit_start",
+    "on_pretrain_routine_end": "use on_fit_start",
+    "on_train_dataloader": "use setup or train_dataloader",
+    "on_val_dataloader": "use setup or val_dataloader",
+    "on_test_dataloader": "use setup or test_dataloader",
+    "on_predict_dataloader": "use setup or predict_dataloader",
+    "on_post_move_to_device": "tie the weights in configure_model",
+    "on_hpc_save": "use on_save_checkpoint",
+    "on_hpc_load": "use on_load_checkpoint",
+}
+"""Hooks of old that nothing calls any more, and what to use instead."""
+
+
+def warn_of_removed_hooks(model: LightningModule) -> None:
+    """Name the model's methods that Lightning called once and nothing calls now."""
+    for name, remedy in REMOVED.items():
+        if callable(getattr(type(model), name, None)):
+            rank_zero_warn(f"`{type(model).__name__}.{name}` is not called any more, in Lightning neither: {remedy}.")
+    if getattr(model, "truncated_bptt_steps", 0):
+        raise MisconfigurationException(
+            f"`{type(model).__name__}.truncated_bptt_steps` is not supported, as in Lightning 2: split the batch in "
+            "`training_step`, with `self.automatic_optimization = False`."
+        )
+
+
+# ------------------------------------------------------------------------------------------------ outputs
+
+
+def epoch_end_hook(model: LightningModule, name: str) -> Callable[[Any], Any] | None:
+    """The model's ``<name>_epoch_end(outputs)``, where name is "training", "validation" or "test"; None without one."""
+    hook: Callable[[Any], Any] | None = getattr(model, f"{name}_epoch_end", None)
+    if hook is not None:
+        stage = "train" if name == "training" else name
+        rank_zero_deprecation(
+            f"`{name}_epoch_end(outputs)` is Lightning 1.x and keeps all outputs of an epoch in memory. Collect what "
+            f"you need in `{name}_step` and use it in `on_{stage}_epoch_end`."
+        )
+    return hook
+
+
+def end_epoch(run: Run, name: str, outputs: list[Any]) -> None:
+    """Call the model's ``<name>_epoch_end`` with the outputs of an epoch's steps, which are forgotten then."""
+    hook = f"{name}_epoch_end"
+    outer, run.metrics.hook = run.metrics.hook, hook
+    returned = getattr(run.model, hook)(outputs)
+    run.metrics.hook = outer
+    if returned is not None:
+        raise MisconfigurationException(
+            f"`{hook}` expects a return of None. HINT: remove the return statement in `{hook}`; use self.log."
+        )
+
+
+def with_step_end(run: Run, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    """``step`` followed by the model's ``<name>_step_end``, where it has one."""
+    step_end = getattr(run.model, f"{name}_step_end", None)
+    if step_end is None:
+        return step
+    rank_zero_deprecation(f"`{name}_step_end(output)` is Lightning 1.x: do its work at the end of `{name}_step`.")
+
+    def both(*args: Any) -> Any:
+        output = step(*args)
+        outer, run.metrics.hook = run.metrics.hook, f"{name}_step_end"
+        changed = step_end(output)
+        run.metrics.hook = outer
+        return output if changed is None else changed
+
+    return both
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+@dataclass
+class ModelCalls:
+    """The model's methods of ``TODAY``, to be called with the arguments named there."""
+
+    optimizer_step: Callable[..., Any]
+    optimizer_zero_grad: Callable[..., Any]
+    configure_gradient_clipping: Callable[..., Any]
+    lr_scheduler_step: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
+def model_calls(run: Run) -> ModelCalls:
+    """The model's own methods; those with the arguments of 1.x are given these."""
+    return ModelCalls(**{name: _adapted(run, name) for name in TODAY})
+
+
+def _adapted(run: Run, name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = getattr(run.model, name)
+    named = any(has_argument(method, argument) for argument in OPTIMIZER_IDX)
+    if not named and count_required(method) <= len(TODAY[name]):
+        return method
+    rank_zero_deprecation(
+        f"`{name}({', '.join(inspect.signature(method).parameters)})` has the arguments of Lightning 1.x; today's are "
+        f"({', '.join(TODAY[name])})."
+    )
+    parameters = inspect.signature(method).parameters.values()
+    takes_all = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
+    count = len(BEFORE[name]) if takes_all else sum(p.kind in POSITIONAL for p in parameters)
+
+    def call(*args: Any) -> Any:
+        values = {
+            "optimizer": run.optimizers[run.optimizer_idx],
+            **dict(zip(TODAY[name], args, strict=False)),
+            "on_tpu": False,
+            "using_native_amp": run.precision.has_context,
+            "using_lbfgs": run.needs_closure,
+        }
+        values["optimizer_idx"] = _index(run, values)
+        return method(*[values[argument] for argument in BEFORE[name][:count]])
+
+    return call
+
+
+def _index(run: Run, values: dict[str, Any]) -> int:
+    """Of the optimizer that a scheduler drives, else of the one at work."""
+    owner = getattr(values.get("scheduler"), "optimizer", None)
+    driven = [index for index, optimizer in enumerate(run.optimizers) if optimizer is owner]
+    return driven[0] if driven else run.optimizer_idx
+
+
+HOOK_ARGUMENTS: dict[str, tuple[int, Callable[[Run], Any]]] = {
+    "on_train_batch_start": (2, lambda run: 0),
+    "on_train_batch_end": (3, lambda run: 0),
+    **{
+        f"on_{stage}_batch_{end}": (count, lambda run: 0)
+        for stage in ("validation", "test", "predict")
+        for end, count in (("start", 2), ("end", 3))
+    },
+    "on_before_optimizer_step": (1, lambda run: run.optimizer_idx),
+    "on_train_epoch_end": (0, lambda run: run.epoch_outputs),
+    "on_predict_epoch_end": (0, lambda run: run.predictions()),
+}
+"""Hooks that had one argument more: how many they have today, and the value of the other."""
+
+
+def with_old_argument(run: Run, hook: str, listener: Callable[..., Any]) -> Callable[..., Any]:
+    """``listener``, given the argument that its hook had in 1.x where it requires it."""
+    if hook not in HOOK_ARGUMENTS:
+        return listener
+    count, value = HOOK_ARGUMENTS[hook]
+    if count_required(listener) <= count:
+        return listener
+
+    @functools.wraps(listener)
+    def called(*args: Any) -> Any:
+        return listener(*args) if len(args) > count else listener(*args, value(run))
+
+    return called
+
+
+def needs_outputs(listeners: dict[str, list[Callable[..., Any]]]) -> bool:
+    """Whether a listener of ``on_train_epoch_end`` requires the outputs of the epoch's steps."""
+    return any(count_required(listener) > 0 for listener in listeners["on_train_epoch_end"])

@@ -1,0 +1,185 @@
+"""What runs in the processes of the fixture ``on_ranks``: whole runs of raylight's workers, in a gloo group."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+
+import raylight as pl
+from raylight.config.accelerators import Placement
+from raylight.config.flags import TrainerConfig
+from raylight.config.messages import DataSource, Job, TrainerFn
+from raylight.worker.control import StopRequest
+from raylight.worker.execute import execute
+
+MOST = 3
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "max_epochs": 1,
+}
+
+
+def serve(pipe: Connection) -> None:
+    """Run programs until None comes."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    while (task := pipe.recv()) is not None:
+        rank, world_size, store, program, kwargs = task
+        dist.init_process_group(
+            "gloo", f"file://{store}", datetime.timedelta(seconds=30), rank=rank, world_size=world_size
+        )
+        try:
+            pipe.send(globals()[program](rank=rank, world_size=world_size, **kwargs))
+        except BaseException as error:  # the test raises it
+            pipe.send(error)
+        finally:
+            dist.destroy_process_group()
+
+
+def do(fn: TrainerFn, model: pl.LightningModule, rank: int, world_size: int, data: DataSource, **flags: Any) -> Any:
+    """One call on this rank, as a Ray worker does it; returns the Run and its Outcome."""
+    config = TrainerConfig.from_flags(**{name: value for name, value in flags.items() if name != "logger"})
+    placement = Placement(
+        device_type="cpu", num_workers=world_size, num_nodes=1, resources={}, use_ray=True, device_index=0
+    )
+    ranks = {"global_rank": rank, "local_rank": rank, "node_rank": 0, "world_size": world_size}
+    job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=[], progress={})
+    return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest())
+
+
+def samples(size: int) -> torch.Tensor:
+    return torch.sin(torch.arange(float(size)) * 1.7)[:, None]
+
+
+class Measuring(pl.LightningModule):
+    """Logs one value per sample in every way of reducing it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(self.layer.weight, 0.5)
+        torch.nn.init.constant_(self.layer.bias, 0.1)
+
+    def measure(self, stage: str, x: torch.Tensor) -> None:
+        value = (x**2 + x).mean()
+        self.log(f"{stage}_mean", value, on_step=False, on_epoch=True)
+        self.log(f"{stage}_sum", x.sum(), on_step=False, on_epoch=True, reduce_fx="sum")
+        self.log(f"{stage}_max", x.max(), on_step=False, on_epoch=True, reduce_fx="max")
+        self.log(f"{stage}_min", x.min(), on_step=False, on_epoch=True, reduce_fx="min")
+        self.log(f"{stage}_count", float(len(x)), on_step=False, on_epoch=True, reduce_fx="sum")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.measure("train", batch[0])
+        return ((self.layer(batch[0]) - 1) ** 2).mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.measure("val", batch[0])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def validate(rank: int, world_size: int, size: int, batch_size: int) -> dict[str, float]:
+    """The results of ``Trainer.validate``."""
+    loader = DataLoader(TensorDataset(samples(size)), batch_size=batch_size)
+    _, outcome = do(TrainerFn.VALIDATING, Measuring(), rank, world_size, DataSource(val=loader), **QUIET)
+    return outcome.results[0] if outcome.results else {}
+
+
+class Part(Dataset[Any]):
+    """The rank's own samples, of a number of its own."""
+
+    def __init__(self, first: int, size: int) -> None:
+        self.data = samples(first + size)[first:]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.data[index],)
+
+
+class Stream(IterableDataset[Any]):
+    """The same, without a length."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    def __iter__(self) -> Any:
+        return (self.part[index] for index in range(len(self.part)))
+
+
+def fit_unevenly(rank: int, world_size: int, sizes: list[int], sized: bool) -> dict[str, Any]:
+    """Train each rank on its own number of samples, batches of one."""
+    part = Part(sum(sizes[:rank]), sizes[rank])
+    loader = DataLoader(part if sized else Stream(part), batch_size=1)
+    model = Measuring()
+    seen: list[int] = []
+    model.on_train_batch_end = lambda outputs, batch, batch_idx: seen.append(batch_idx)  # type: ignore[method-assign]
+    run, _ = do(
+        TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), use_distributed_sampler=False, **QUIET
+    )
+    return {
+        "weight": model.layer.weight.item(),
+        "bias": model.layer.bias.item(),
+        "steps": run.state.global_step,
+        "batches": seen,
+        "metrics": {name: value.item() for name, value in run.state.callback_metrics.items()},
+    }
+
+
+def fit_sharded(rank: int, world_size: int, size: int, shard: bool) -> list[float]:
+    """The samples of a stream that a rank trains on."""
+    model = Measuring()
+    got: list[float] = []
+    model.on_train_batch_start = lambda batch, batch_idx: got.extend(batch[0].flatten().tolist())  # type: ignore[method-assign]
+    loader = DataLoader(Stream(Part(0, size)), batch_size=2)
+    do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), shard_iterable_datasets=shard, **QUIET)
+    return got
+
+
+class TwoOptimizers(pl.LightningModule):
+    """Lightning 1.x: each optimizer has its own part of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Linear(1, 1)
+        self.b = torch.nn.Linear(1, 1)
+        for layer in (self.a, self.b):
+            torch.nn.init.constant_(layer.weight, 0.5)
+            torch.nn.init.constant_(layer.bias, 0.0)
+
+    def training_step(self, batch: Any, batch_idx: int, optimizer_idx: int) -> Any:
+        layer = self.a if optimizer_idx == 0 else self.b
+        return (layer(batch[0]) - 1).pow(2).mean()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.a.parameters(), lr=0.1), torch.optim.SGD(self.b.parameters(), lr=0.01)]
+
+
+def fit_two_optimizers(rank: int, world_size: int) -> list[float]:
+    """The weights after an epoch."""
+    model = TwoOptimizers()
+    loader = DataLoader(TensorDataset(samples(8)), batch_size=8 // world_size)
+    do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **QUIET)
+    return [parameter.item() for parameter in model.parameters()]
+
+
+def with_sampler_of_its_own(rank: int, world_size: int) -> list[float]:
+    """The samples of a rank whose loader has a DistributedSampler already."""
+    data = TensorDataset(samples(6))
+    loader = DataLoader(data, sampler=DistributedSampler(data, world_size, rank, shuffle=False))
+    model = Measuring()
+    got: list[float] = []
+    model.on_train_batch_start = lambda batch, batch_idx: got.extend(batch[0].flatten().tolist())  # type: ignore[method-assign]
+    do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **QUIET)
+    return got

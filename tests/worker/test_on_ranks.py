@@ -1,0 +1,85 @@
+"""Workers in a gloo group: metrics exact for uneven sizes, shards that end early, streams, several optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raylight.utilities.exceptions import MisconfigurationException
+
+OnRanks = Callable[..., list[Any]]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(workers=st.integers(1, 3), size=st.integers(1, 23), batch_size=st.integers(1, 9))
+def test_evaluation_is_that_of_one_process(on_ranks: OnRanks, workers: int, size: int, batch_size: int) -> None:
+    x = ranks.samples(size)
+    expected = {
+        "val_mean": (x**2 + x).mean().item(),
+        "val_sum": x.sum().item(),
+        "val_max": x.max().item(),
+        "val_min": x.min().item(),
+        "val_count": size,
+    }
+    for result in on_ranks(workers, ranks.validate, size=size, batch_size=batch_size):
+        assert result == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def uneven_reference(sizes: list[int]) -> tuple[list[float], torch.Tensor]:
+    """Weights of DDP's Join: gradients summed over those that have data, divided by all; and the samples seen."""
+    model = ranks.Measuring()
+    optimizer = model.configure_optimizers()
+    parts = [ranks.Part(sum(sizes[:rank]), size) for rank, size in enumerate(sizes)]
+    for step in range(max(sizes)):
+        optimizer.zero_grad()
+        for part in parts:
+            if step < len(part):
+                (((model.layer(part[step][0]) - 1) ** 2).mean() / len(sizes)).backward()
+        optimizer.step()
+    return [model.layer.weight.item(), model.layer.bias.item()], ranks.samples(sum(sizes))
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
+@pytest.mark.parametrize("sizes", [[3, 5], [4, 1, 2], [2, 2]], ids=str)
+def test_uneven_shards_train_to_the_end(on_ranks: OnRanks, sizes: list[int], sized: bool) -> None:
+    weights, x = uneven_reference(sizes)
+    for result in on_ranks(len(sizes), ranks.fit_unevenly, sizes=sizes, sized=sized):
+        assert [result["weight"], result["bias"]] == pytest.approx(weights, rel=1e-5)
+        assert result["steps"] == max(sizes)
+        assert result["batches"] == list(range(max(sizes)))
+        assert result["metrics"]["train_mean"] == pytest.approx((x**2 + x).mean().item(), rel=1e-5)
+        assert result["metrics"]["train_sum"] == pytest.approx(x.sum().item(), rel=1e-5)
+        assert result["metrics"]["train_count"] == sum(sizes)
+
+
+def test_rank_without_any_batch_is_named(on_ranks: OnRanks) -> None:
+    with pytest.raises(MisconfigurationException, match=r"\[2, 0\] training batches, by rank"):
+        on_ranks(2, ranks.fit_unevenly, sizes=[2, 0], sized=True)
+
+
+def test_stream_is_divided_on_request(on_ranks: OnRanks) -> None:
+    whole = ranks.samples(7).flatten().tolist()
+    first, second = on_ranks(2, ranks.fit_sharded, size=7, shard=True)
+    assert first == pytest.approx(whole[0::2])
+    assert second[:3] == pytest.approx(whole[1::2])  # then it repeats its last batch, which counts for nothing
+    undivided = on_ranks(2, ranks.fit_sharded, size=7, shard=False)
+    assert undivided[0] == undivided[1] == pytest.approx(whole)
+
+
+def test_own_distributed_sampler_is_kept(on_ranks: OnRanks) -> None:
+    whole = ranks.samples(6).flatten().tolist()
+    assert on_ranks(2, ranks.with_sampler_of_its_own) == [pytest.approx(whole[0::2]), pytest.approx(whole[1::2])]
+
+
+def test_several_optimizers_on_two_ranks(on_ranks: OnRanks) -> None:
+    (alone,) = on_ranks(1, ranks.fit_two_optimizers)
+    for weights in on_ranks(2, ranks.fit_two_optimizers):
+        assert weights == pytest.approx(alone, rel=1e-5)
+        assert not math.isclose(weights[0], weights[2])  # the optimizers have different rates
