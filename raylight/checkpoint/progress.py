@@ -27,7 +27,10 @@ class Position:
     """Optimizer steps."""
     logger_step: int = 0
     """Batches that stepped."""
+    epoch_steps: int = 0
+    """Optimizer steps in this epoch."""
     scheduler_steps: int = 0
+    epoch_scheduler_steps: int = 0
     val_batches: int = 0
     """Batches of the last validation."""
 
@@ -36,7 +39,7 @@ def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
     """Lightning 2.x's ``loops`` dict for a position in fit."""
     p = position
     open_batches = int(p.batch_is_open)
-    steps = _steps(p.global_step if automatic else 0)
+    steps = _steps(p.global_step, p.epoch_steps) if automatic else _steps(0)
     zero_grads = {name: {**counts, "started": counts["completed"]} for name, counts in steps.items()}
     batches = {
         "total": _counts(p.total_batches, open_batches),
@@ -58,11 +61,13 @@ def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
         "state_dict": {},
         "epoch_loop.state_dict": {"_batches_that_stepped": p.logger_step},
         "epoch_loop.batch_progress": batches,
-        "epoch_loop.scheduler_progress": _steps(p.scheduler_steps),
+        "epoch_loop.scheduler_progress": _steps(p.scheduler_steps, p.epoch_scheduler_steps),
         "epoch_loop.automatic_optimization.state_dict": {},
         "epoch_loop.automatic_optimization.optim_progress": {"optimizer": {"step": steps, "zero_grad": zero_grads}},
         "epoch_loop.manual_optimization.state_dict": {},
-        "epoch_loop.manual_optimization.optim_step_progress": _steps(0 if automatic else p.global_step),
+        "epoch_loop.manual_optimization.optim_step_progress": (
+            _steps(0) if automatic else _steps(p.global_step, p.global_step)  # never reset
+        ),
         "epoch_loop.val_loop.state_dict": {},
         "epoch_loop.val_loop.batch_progress": val_batches,
         "epoch_progress": {"total": dict(epochs), "current": dict(epochs)},
@@ -82,8 +87,9 @@ def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
         return Position(epoch=checkpoint.get("epoch", 0), global_step=checkpoint.get("global_step", 0))
     epochs = loops["epoch_progress"]["current"]
     batches = loops["epoch_loop.batch_progress"]
-    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
-    manual = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    manual = loops["epoch_loop.manual_optimization.optim_step_progress"]
+    schedulers = loops["epoch_loop.scheduler_progress"]
     return Position(
         epoch=epochs["completed"],
         epoch_is_open=epochs["started"] > epochs["completed"],
@@ -92,19 +98,29 @@ def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
         batch_is_open=batches["current"]["processed"] > batches["current"]["completed"],
         is_last_batch=batches["is_last_batch"],
         total_batches=batches["total"]["processed"],
-        global_step=automatic or manual,
+        global_step=automatic["total"]["completed"] or manual["total"]["completed"],
+        epoch_steps=automatic["current"]["completed"],
         logger_step=loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
-        scheduler_steps=loops["epoch_loop.scheduler_progress"]["total"]["completed"],
+        scheduler_steps=schedulers["total"]["completed"],
+        epoch_scheduler_steps=schedulers["current"]["completed"],
         val_batches=loops["epoch_loop.val_loop.batch_progress"]["current"]["ready"],
     )
+
+
+def loader_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of the training loaders that keep one; empty where none did."""
+    states: list[dict[str, Any]] = (
+        checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+    )
+    return states
 
 
 def _counts(done: int, still_open: int = 0) -> dict[str, int]:
     return {"ready": done, "completed": done - still_open, "started": done, "processed": done}
 
 
-def _steps(done: int) -> dict[str, dict[str, int]]:
-    return {"total": {"ready": done, "completed": done}, "current": {"ready": done, "completed": done}}
+def _steps(done: int, in_epoch: int = 0) -> dict[str, dict[str, int]]:
+    return {"total": {"ready": done, "completed": done}, "current": {"ready": in_epoch, "completed": in_epoch}}
 
 
 def _evaluation_loop() -> dict[str, Any]:

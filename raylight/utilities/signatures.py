@@ -31,6 +31,11 @@ def accepts(function: Callable[..., Any], name: str, min_arguments: int) -> bool
     return sum(kind in POSITIONAL for kind in kinds) >= min_arguments
 
 
+def count_positional(function: Callable[..., Any]) -> int:
+    """Positional arguments that ``function`` names."""
+    return sum(p.kind in POSITIONAL for p in inspect.signature(function).parameters.values())
+
+
 def count_required(function: Callable[..., Any]) -> int:
     """Positional arguments that a call of ``function`` must give."""
     parameters = inspect.signature(function).parameters.values()

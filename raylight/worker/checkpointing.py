@@ -42,6 +42,8 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     """
     datamodule = run.source.datamodule
     checkpoint = _base(run.model, datamodule, run.state, run.strategy.model_state())
+    if run.train_data is not None and (states := run.train_data.state_dicts()):
+        checkpoint["loops"]["fit_loop"]["state_dict"] = {"combined_loader": states}
     if not weights_only:
         checkpoint["callbacks"] = _callback_states(run)
         checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
@@ -68,30 +70,13 @@ def _base(model: Any, datamodule: Any, state: TrainState, weights: dict[str, Any
         "global_step": state.global_step,
         "pytorch-lightning_version": checkpoint_format.LIGHTNING_VERSION,
         "state_dict": weights,
-        "loops": progress.to_loops(position(state), model.automatic_optimization),
+        "loops": progress.to_loops(state.position(), model.automatic_optimization),
     }
     for owner in (model, datamodule):
         if owner is not None and owner.hparams:
             checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
             checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
     return checkpoint
-
-
-def position(state: TrainState) -> progress.Position:
-    """Where training stands."""
-    return progress.Position(
-        epoch=state.epoch,
-        epoch_is_open=state.epoch_is_open,
-        epoch_is_over=state.epoch_is_over,
-        batches_done=state.batches_trained,
-        batch_is_open=state.epoch_is_open and state.batches_done < state.batches_trained,
-        is_last_batch=state.is_last_batch,
-        total_batches=state.total_batches - max(0, state.batch_idx + 1 - state.batches_trained),
-        global_step=state.global_step,
-        logger_step=state.logger_step,
-        scheduler_steps=state.scheduler_steps,
-        val_batches=int(sum(state.num_val_batches)) if state.enable_validation else 0,
-    )
 
 
 def _callback_states(run: Run) -> dict[str, Any]:
@@ -154,6 +139,7 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
         config.scheduler.load_state_dict(state)
     run.precision.load_state_dict(checkpoint.get(PRECISION_KEYS.get(run.precision.name, ""), {}))
     _restore_position(run, progress.from_checkpoint(checkpoint))
+    run.loader_states = progress.loader_states(checkpoint)
 
 
 def _check_count(what: str, here: int, saved: int) -> None:
@@ -170,6 +156,8 @@ def _restore_position(run: Run, position: progress.Position) -> None:
     state.logger_step = position.logger_step
     state.total_batches = position.total_batches
     state.scheduler_steps = position.scheduler_steps
+    state.first_step = position.global_step - position.epoch_steps
+    state.first_scheduler_step = position.scheduler_steps - position.epoch_scheduler_steps
     counted = position.global_step if run.model.automatic_optimization else position.total_batches
     state.logger_step = min(position.logger_step + 1, counted)  # a batch's hooks may have been running
     finished = position.epoch_is_over or (position.is_last_batch and position.batch_is_open)

@@ -348,6 +348,8 @@ class TrainData:
 
     def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
         """Take back what ``state_dicts`` gave: the loaders themselves begin where they were."""
+        if math.isinf(self.num_batches):
+            return  # one batch was fetched ahead when the state was taken; skipping is exact
         if len(states) == len(self.combined.flattened) and all(map(_is_stateful, self.combined.flattened)):
             self._states = states
 

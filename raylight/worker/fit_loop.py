@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from raylight.checkpoint.progress import to_loops
 
 if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
@@ -55,5 +58,43 @@ class FitLoop:
         return self
 
     @property
+    def epoch_progress(self) -> Any:
+        """Epochs: ``total`` and ``current``, each with ``ready``, ``started``, ``processed``, ``completed``."""
+        return self._counters("epoch_progress")
+
+    @property
+    def batch_progress(self) -> Any:
+        """Batches: the same, over all epochs (``total``) and in this one (``current``)."""
+        return self._counters("epoch_loop.batch_progress")
+
+    @property
+    def scheduler_progress(self) -> Any:
+        """Steps of schedulers: ``total.completed``."""
+        return self._counters("epoch_loop.scheduler_progress")
+
+    @property
+    def automatic_optimization(self) -> Any:
+        """``optim_progress.optimizer.step.total.completed``, and ``.optimizer_steps``."""
+        progress = self._counters("epoch_loop.automatic_optimization.optim_progress")
+        progress.optimizer_steps = progress.optimizer.step.total.completed
+        return SimpleNamespace(optim_progress=progress)
+
+    @property
+    def manual_optimization(self) -> Any:
+        """``optim_step_progress.total.completed``."""
+        return SimpleNamespace(optim_step_progress=self._counters("epoch_loop.manual_optimization.optim_step_progress"))
+
+    @property
     def _batches_that_stepped(self) -> int:
         return self._trainer.logger_step
+
+    def _counters(self, name: str) -> Any:
+        module = self._trainer.lightning_module
+        loops = to_loops(self._trainer.state.position(), module is None or module.automatic_optimization)
+        return _namespace(loops["fit_loop"][name])
+
+
+def _namespace(value: Any) -> Any:
+    if isinstance(value, dict):
+        return SimpleNamespace(**{name: _namespace(inner) for name, inner in value.items()})
+    return value

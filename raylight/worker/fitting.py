@@ -82,6 +82,8 @@ def _start_loaders(run: Run) -> None:
         data.skip_seed()
     else:
         data.set_epoch(state.epoch)
+        data.load_state_dicts(run.loader_states)
+        run.loader_states = []
         data.start(skip=state.batches_done)
     set_validation_interval(run)
 
@@ -129,6 +131,7 @@ def train_epoch(run: Run) -> None:
     data.set_epoch(state.epoch)
     resumed_within = state.batches_done
     if not resumed_within:
+        state.first_step, state.first_scheduler_step = state.global_step, state.scheduler_steps
         run.notify("on_train_epoch_start")
     state.epoch_is_open, run.validated_last = True, False
     state.is_last_batch = state.is_last_batch and bool(resumed_within)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
-from raylight.utilities.signatures import accepts
+from raylight.utilities.signatures import count_positional, has_argument
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
@@ -91,7 +91,7 @@ def check_several(model: LightningModule, optimizers: list[Optimizer]) -> None:
     """
     if len(optimizers) < 2:
         return
-    if not accepts(model.training_step, "optimizer_idx", 3):
+    if not has_argument(model.training_step, "optimizer_idx") and count_positional(model.training_step) < 3:
         raise RuntimeError(
             "Training with multiple optimizers is only supported with manual optimization: set "
             "`self.automatic_optimization = False` and access your optimizers in `training_step` with "

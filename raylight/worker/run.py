@@ -96,6 +96,8 @@ class Run:
         self.predicted: list[tuple[int, int, Any]] = []
         """``(dataloader_idx, batch_idx, output)`` of this rank's predictions."""
         self.checkpoint: dict[str, Any] | None = None
+        self.loader_states: list[dict[str, Any]] = []
+        """From the checkpoint, for loaders that keep a state of their own."""
         self.resumed = False
         """Training goes on from a checkpoint."""
         self.validated_last = False

@@ -11,6 +11,7 @@ from torch import Tensor
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
+from raylight.checkpoint.progress import Position
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.precision import precision_name
 from raylight.utilities import tree
@@ -29,6 +30,8 @@ PROGRESS = (
     "logger_step",
     "total_batches",
     "scheduler_steps",
+    "first_step",
+    "first_scheduler_step",
     "max_epochs",
     "num_training_batches",
     "num_sanity_val_batches",
@@ -78,6 +81,10 @@ class TrainState:
     total_batches: int = 0
     """Batches started, over all epochs."""
     scheduler_steps: int = 0
+    first_step: int = 0
+    """``global_step`` when the epoch at work began."""
+    first_scheduler_step: int = 0
+    """Likewise."""
     is_last_batch: bool = False
     """The batch at work is the last of its epoch."""
     is_accumulating: bool = False
@@ -110,6 +117,24 @@ class TrainState:
     def stopped(self) -> bool:
         """No call is running."""
         return self.status in (TrainerStatus.FINISHED, TrainerStatus.INTERRUPTED)
+
+    def position(self) -> Position:
+        """Where training stands, for a checkpoint."""
+        return Position(
+            epoch=self.epoch,
+            epoch_is_open=self.epoch_is_open,
+            epoch_is_over=self.epoch_is_over,
+            batches_done=self.batches_trained,
+            batch_is_open=self.epoch_is_open and self.batches_done < self.batches_trained,
+            is_last_batch=self.is_last_batch,
+            total_batches=self.total_batches - max(0, self.batch_idx + 1 - self.batches_trained),
+            global_step=self.global_step,
+            logger_step=self.logger_step,
+            epoch_steps=self.global_step - self.first_step,
+            scheduler_steps=self.scheduler_steps,
+            epoch_scheduler_steps=self.scheduler_steps - self.first_scheduler_step,
+            val_batches=int(sum(self.num_val_batches)) if self.enable_validation else 0,
+        )
 
     def progress(self) -> dict[str, Any]:
         """The counters that the next call goes on from."""

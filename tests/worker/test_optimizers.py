@@ -22,7 +22,7 @@ def configured(returned: Any, automatic: bool = True) -> Any:
     model = raylight.LightningModule()
     model.automatic_optimization = automatic
     model.configure_optimizers = lambda: returned  # type: ignore[method-assign]
-    return configure(model)
+    return configure(model)[:2]
 
 
 def sgd() -> SGD:
