@@ -56,6 +56,11 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
     example_input_array: Any = None
     """An input of ``forward``: used for the summary's sizes and the logger's graph. None: neither."""
 
+    device_mesh: Any = None
+    """None: there is no model parallelism."""
+    fabric: Any = None
+    """None: Lightning Fabric is not part of raylight."""
+
     _trainer: TrainerView | None
     _run: Run | None
 
