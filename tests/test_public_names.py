@@ -89,6 +89,7 @@ def test_flags() -> None:
         "reload_dataloaders_every_n_epochs",
         "resource_timeout",
         "resources_per_worker",
+        "shard_iterable_datasets",
         "strategy",
         "sync_batchnorm",
         "use_distributed_sampler",

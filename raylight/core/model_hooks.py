@@ -83,6 +83,9 @@ class ModelHooks:
     def configure_model(self) -> None:
         """Build layers late, where the run's device and precision are known. Must do nothing when called again."""
 
+    def configure_sharded_model(self) -> None:
+        """The old name of ``configure_model``; called as well."""
+
     # The model's mode. The on_..._model_train hooks are called only where overridden: otherwise each submodule gets
     # back the mode it had before the evaluation.
     def on_validation_model_eval(self) -> None:

@@ -64,11 +64,13 @@ REMOVED = {
 """Hooks of old that nothing calls any more, and what to use instead."""
 
 
-def warn_of_removed_hooks(model: LightningModule) -> None:
-    """Name the model's methods that Lightning called once and nothing calls now."""
+def warn_of_old_hooks(model: LightningModule) -> None:
+    """Name the model's methods that Lightning called once and nothing calls now, and those that have a new name."""
     for name, remedy in REMOVED.items():
         if callable(getattr(type(model), name, None)):
             rank_zero_warn(f"`{type(model).__name__}.{name}` is not called any more, in Lightning neither: {remedy}.")
+    if "configure_sharded_model" in vars(type(model)):
+        rank_zero_deprecation("`configure_sharded_model` is the old name of `configure_model`: rename it.")
     if getattr(model, "truncated_bptt_steps", 0):
         raise MisconfigurationException(
             f"`{type(model).__name__}.truncated_bptt_steps` is not supported, as in Lightning 2: split the batch in "

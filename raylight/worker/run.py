@@ -154,9 +154,10 @@ class Run:
         if datamodule is not None:
             datamodule.trainer = self.trainer
         self.listeners = listeners.collect(self)
-        legacy.warn_of_removed_hooks(self.model)
+        legacy.warn_of_old_hooks(self.model)
         self._prepare_data()
         self._setup_hooks()
+        self.model.configure_sharded_model()
         self.model.configure_model()
         self.checkpoint = checkpointing.read(self)
         if self.checkpoint is not None:
