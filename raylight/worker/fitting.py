@@ -24,8 +24,8 @@ from raylight.worker.verify import has_loader
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from raylight.utilities.types import LRSchedulerConfig
     from raylight.worker.data import TrainData
-    from raylight.worker.optimizers import LRSchedulerConfig
     from raylight.worker.run import Run
 
 
