@@ -7,7 +7,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
@@ -38,6 +38,7 @@ from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
 from raylight.precision import precision_name
 from raylight.strategies import make_strategy
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
@@ -47,8 +48,13 @@ from raylight.worker.run import Run
 from raylight.worker.state import TrainerView, TrainState
 from raylight.worker.verify import verify
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
 SECONDS_BETWEEN_SAVES = 1.0
 """Between two requests to the loggers to write to disk what they hold."""
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)
 
 
 class Trainer(TrainerView):

@@ -1,5 +1,7 @@
 """Callbacks: what a run does beside training. The base class's module tells when each hook is called."""
 
+from typing import TYPE_CHECKING
+
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
 from raylight.callbacks.early_stopping import EarlyStopping
@@ -8,6 +10,7 @@ from raylight.callbacks.monitors import LearningRateMonitor
 from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
 from raylight.callbacks.summary import ModelSummary, RichModelSummary
+from raylight.utilities.aliases import lazy_names
 
 __all__ = [
     "Callback",
@@ -24,3 +27,6 @@ __all__ = [
     "TQDMProgressBar",
     "Timer",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)

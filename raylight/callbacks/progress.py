@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.base import Callback
 from raylight.config.messages import Progress
+from raylight.utilities.aliases import lazy_names
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.worker.state import TrainerView
+
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)
 
 SECONDS_BETWEEN_REFRESHES = 0.2
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from raylight import __version__
+from raylight.cli import run
+
+COMMANDS = {"run": run.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(prog="raylight", description="Your PyTorch Lightning script, on a Ray cluster.")
     parser.add_argument("--version", action="version", version=f"raylight {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands.add_parser("run", help="run a script that imports Lightning, without an edit")
     parser.parse_args(arguments)
     parser.print_help()
     return 0

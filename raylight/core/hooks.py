@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from raylight.core.model_hooks import CheckpointHooks, ModelHooks
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.tree import to_device
 
 if TYPE_CHECKING:
     import torch
+
+__all__ = ["CheckpointHooks", "DataHooks", "ModelHooks"]
 
 
 class DataHooks:

@@ -18,34 +18,8 @@ from torch import nn
 
 from raylight.checkpoint import storage
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.parsing import AttributeDict, collect_init_args
 from raylight.utilities.rank_zero import rank_zero_warn
-
-
-class AttributeDict(dict[str, Any]):
-    """A dict whose items are attributes too.
-
-    >>> hparams = AttributeDict(lr=0.1)
-    >>> hparams.batch_size = 32
-    >>> hparams["batch_size"], hparams.lr
-    (32, 0.1)
-    """
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self[key]
-        except KeyError as error:
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{key}'") from error
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        self[key] = value
-
-    def __delattr__(self, key: str) -> None:
-        del self[key]
-
-    def __repr__(self) -> str:
-        """A line per item, sorted, values aligned."""
-        width = max((len(str(key)) for key in self), default=0) + 3
-        return "\n".join(f"{chr(34) + str(key) + chr(34) + ':':<{width}} {self[key]}" for key in sorted(self, key=str))
 
 
 class HyperparametersMixin:
@@ -129,44 +103,9 @@ class HyperparametersMixin:
 def _init_arguments(owner: Any, frame: FrameType | None) -> dict[str, Any]:
     if dataclasses.is_dataclass(owner):  # its generated __init__ says no super()
         return {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner) if field.init}
-    return _collect_init_arguments(frame)
-
-
-def _collect_init_arguments(frame: FrameType | None) -> dict[str, Any]:
-    """Arguments of the ``__init__`` calls around ``frame``, those of the outermost, most derived class winning.
-
-    The first such call may be further out, around a helper method; from there on they must follow each other.
-    """
     arguments: dict[str, Any] = {}
-    inside = False
-    while frame is not None:
-        found = _init_call_arguments(frame)
-        if found is not None:
-            arguments.update(found)
-            inside = True
-        elif inside:
-            break
-        frame = frame.f_back
-    return arguments
-
-
-def _init_call_arguments(frame: FrameType) -> dict[str, Any] | None:
-    """The arguments, ``self`` and ``*args`` aside, if ``frame`` is the ``__init__`` of a class with hyperparameters.
-
-    Python keeps the class at hand only in a method that says ``super()``: one without is not recognised, as in
-    Lightning.
-    """
-    if frame.f_code.co_name != "__init__" or "__class__" not in (variables := frame.f_locals):
-        return None
-    own, *parameters = inspect.signature(variables["__class__"].__init__).parameters.values()
-    if not isinstance(variables.get(own.name), HyperparametersMixin):
-        return None
-    arguments: dict[str, Any] = {}
-    for parameter in parameters:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments.update(variables.get(parameter.name, {}))
-        elif parameter.kind is not parameter.VAR_POSITIONAL and parameter.name in variables:
-            arguments[parameter.name] = variables[parameter.name]
+    for found in collect_init_args(frame, [], classes=(HyperparametersMixin,)):
+        arguments.update(found)  # those of the most derived class win
     return arguments
 
 

@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-class ModelHooks:
+class CheckpointHooks:
+    """What else stands in a checkpoint."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint has been put together and is about to be written; it may be changed in place."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint has been read, before anything is restored from it."""
+
+
+class ModelHooks(CheckpointHooks):
     """Every hook does nothing, but for those that set the model's mode and clear its gradients."""
 
     def on_fit_start(self) -> None: ...
@@ -75,10 +85,6 @@ class ModelHooks:
     def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
 
     def on_predict_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None: ...
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None: ...
 
     def configure_model(self) -> None:
         """Build layers late, where the run's device and precision are known. Must do nothing when called again."""

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from raylight.config.messages import Event, Job, Outcome
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
-from raylight.utilities import seed
+from raylight.utilities import aliases, seed
 from raylight.worker.control import StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
 from raylight.worker.execute import execute
@@ -76,6 +76,8 @@ class Parcel:
     cwd: str
     environment: dict[str, str]
     """Variables that the script has set."""
+    in_lightnings_place: bool
+    """Imports of Lightning mean raylight: the script was started with ``raylight run``."""
     rng_state: dict[str, Any]
     """What each rank would have if it had run the script itself; likewise the two below."""
     default_dtype: torch.dtype
@@ -211,6 +213,8 @@ def _do(parcel: Parcel, member: Membership, device: torch.device, emit: Emit, st
 
 def _adopt_surroundings(parcel: Parcel) -> None:
     os.environ.update(parcel.environment)
+    if parcel.in_lightnings_place:
+        aliases.install()
     if os.path.isdir(parcel.cwd):
         os.chdir(parcel.cwd)
 

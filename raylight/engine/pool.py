@@ -22,6 +22,7 @@ from raylight.engine.actor import Membership, Parcel, WorkerActor, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.failures import Failure, revive
 from raylight.engine.interrupt import graceful_interrupt
+from raylight.utilities import aliases
 from raylight.utilities.environment import changed_environment
 from raylight.utilities.exceptions import WorkerError
 from raylight.utilities.seed import rng_state
@@ -343,6 +344,7 @@ def _pack(job: Job, number: int) -> Parcel:
         job=ray.cloudpickle.dumps(job),
         cwd=os.getcwd(),
         environment=changed_environment(),
+        in_lightnings_place=aliases.installed(),
         rng_state=rng_state(include_cuda=False),
         default_dtype=torch.get_default_dtype(),
         matmul_precision=torch.get_float32_matmul_precision(),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylight.strategies.base import SingleDeviceStrategy, Strategy
 from raylight.strategies.ddp import DDPStrategy
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 
 __all__ = ["DDPStrategy", "SingleDeviceStrategy", "Strategy", "make_strategy"]
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)
 
 DDP_NAMES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
 """All mean the same here: raylight starts the workers itself."""

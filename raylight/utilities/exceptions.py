@@ -12,6 +12,8 @@
     ├── ResourceError                                 the cluster cannot give what the run asks for
     └── WorkerError                                   a worker process is gone or the engine around it failed
 
+    SIGTERMException (a SystemExit)                   the process was asked to end by a signal
+
 An exception of the user's code is never one of these: it reaches the driver with its own type, and carries where it
 happened as a note (``BaseException.__notes__``, Python 3.11) and in its ``raylight_origin`` attribute.
 """
@@ -69,3 +71,7 @@ class WorkerError(RaylightError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self.args, self.rank, self.node)
+
+
+class SIGTERMException(SystemExit):
+    """The process was asked to end, by a SIGTERM; a callback sees it in ``on_exception``."""

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.tree import convert_floats
 
-_UNITS = (" ", "K", "M", "B", "T")
-_UNKNOWN_SIZE = "?"
-_NOT_APPLICABLE = "n/a"
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)
+
+PARAMETER_NUM_UNITS = [" ", "K", "M", "B", "T"]
+UNKNOWN_SIZE = "?"
+NOT_APPLICABLE = "n/a"
+LEFTOVER_PARAMS_NAME = "other params"
 
 
 @dataclass
@@ -28,9 +35,9 @@ class LayerSummary:
     layer_type: str
     num_parameters: int
     training: bool
-    in_size: Any = _UNKNOWN_SIZE
+    in_size: Any = UNKNOWN_SIZE
     """Shape of the input as a list, a list of shapes for several inputs; "?" when no forward has shown it."""
-    out_size: Any = _UNKNOWN_SIZE
+    out_size: Any = UNKNOWN_SIZE
     flops: int = 0
     """Floating-point operations of one forward of the example input; 0 without one."""
 
@@ -68,7 +75,7 @@ class ModelSummary:
                 type(module).__name__,
                 _num_elements(module.parameters()),
                 module.training,
-                *sizes.get(name, (_UNKNOWN_SIZE, _UNKNOWN_SIZE)),
+                *sizes.get(name, (UNKNOWN_SIZE, UNKNOWN_SIZE)),
                 flops.get(name, 0),
             )
             for name, module in self._modules.items()
@@ -149,9 +156,9 @@ class ModelSummary:
             columns["Out sizes"] = [str(size) for size in self.out_sizes]
         other_params = self.total_parameters - self.total_layer_params
         if other_params > 0:
-            row = {" ": " ", "Name": "other params", "Params": get_human_readable_count(other_params)}
+            row = {" ": " ", "Name": LEFTOVER_PARAMS_NAME, "Params": get_human_readable_count(other_params)}
             for header, cells in columns.items():
-                cells.append(row.get(header, _NOT_APPLICABLE))
+                cells.append(row.get(header, NOT_APPLICABLE))
         return list(columns.items())
 
     def __str__(self) -> str:
@@ -224,10 +231,10 @@ def get_human_readable_count(number: int) -> str:
     >>> get_human_readable_count(123)
     '123  '
     """
-    group = min((len(str(number)) - 1) // 3, len(_UNITS) - 1)
+    group = min((len(str(number)) - 1) // 3, len(PARAMETER_NUM_UNITS) - 1)
     scaled = number / 1000**group
     digits = f"{int(scaled):,d}" if group == 0 or scaled >= 100 else f"{scaled:,.1f}"
-    return f"{digits} {_UNITS[group]}"
+    return f"{digits} {PARAMETER_NUM_UNITS[group]}"
 
 
 def _modules_up_to(model: nn.Module, max_depth: int) -> dict[str, nn.Module]:
@@ -265,7 +272,8 @@ def _recorded_sizes(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tupl
     def record(name: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
             inputs = (*args, *kwargs.values())
-            sizes.setdefault(name, (_shape(inputs[0] if len(inputs) == 1 else inputs), _shape(output)))
+            shown = inputs[0] if len(inputs) == 1 else inputs
+            sizes.setdefault(name, (parse_batch_shape(shown), parse_batch_shape(output)))
 
         return hook
 
@@ -314,9 +322,10 @@ def _call(model: nn.Module, example: Any) -> None:
         model(example)
 
 
-def _shape(value: Any) -> Any:
-    if hasattr(value, "shape"):
-        return list(value.shape)
-    if isinstance(value, list | tuple):
-        return [_shape(each) for each in value]
-    return _UNKNOWN_SIZE
+def parse_batch_shape(batch: Any) -> Any:
+    """The shape of ``batch`` as a list; a list of shapes for several; "?" for what has none."""
+    if hasattr(batch, "shape"):
+        return list(batch.shape)
+    if isinstance(batch, list | tuple):
+        return [parse_batch_shape(each) for each in batch]
+    return UNKNOWN_SIZE

@@ -25,19 +25,19 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     Args:
         seed: 0 to 2**32 - 1. None takes ``PL_GLOBAL_SEED`` from the environment, or 0.
         workers: Also seed DataLoader workers, each differently on each rank.
-        verbose: Log the seed.
+        verbose: Log the seed, and warn where there was none.
 
     Returns:
         The seed that was set.
 
     Raises:
-        ValueError: The seed is out of range.
+        ValueError: The seed is out of range, or that of the environment is no number.
     """
     if seed is None:
-        seed = _seed_from_environment()
+        seed = _seed_from_environment(verbose)
     seed = int(seed)
     if not MIN_SEED <= seed <= MAX_SEED:
-        raise ValueError(f"seed={seed} is not in bounds: numpy accepts {MIN_SEED} to {MAX_SEED}.")
+        raise ValueError(f"{seed} is not in bounds, numpy accepts from {MIN_SEED} to {MAX_SEED}")
     if verbose and rank() == 0:
         log.info("Seed set to %d", seed)
     os.environ[SEED_VARIABLE] = str(seed)
@@ -48,16 +48,16 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
     return seed
 
 
-def _seed_from_environment() -> int:
+def _seed_from_environment(verbose: bool) -> int:
     text = os.environ.get(SEED_VARIABLE)
     if text is None:
-        rank_zero_warn("No seed found, seed set to 0")
+        if verbose:
+            rank_zero_warn("No seed found, seed set to 0")
         return 0
     try:
         return int(text)
     except ValueError:
-        rank_zero_warn(f"Invalid seed found: {text!r}, seed set to 0")
-        return 0
+        raise ValueError(f"Invalid seed specified via {SEED_VARIABLE}: {text!r}") from None
 
 
 def global_seed(default: int = 0) -> int:
@@ -107,9 +107,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def isolate_rng() -> Iterator[None]:
-    """Leave every generator after the block as it was before it."""
-    state = rng_state()
+def isolate_rng(include_cuda: bool = True) -> Iterator[None]:
+    """Leave every generator after the block as it was before it; those of GPUs too, unless ``include_cuda`` is False.
+
+    A forked process must not touch CUDA.
+    """
+    state = rng_state(include_cuda)
     try:
         yield
     finally:

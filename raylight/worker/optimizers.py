@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,29 +15,11 @@ from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLR
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 from raylight.utilities.signatures import count_positional, has_argument
+from raylight.utilities.types import LRSchedulerConfig
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.worker.run import Run
-
-
-@dataclass
-class LRSchedulerConfig:
-    """A learning-rate scheduler and when to step it."""
-
-    scheduler: Any
-    name: str | None = None
-    """For LearningRateMonitor."""
-    interval: str = "epoch"
-    """"epoch" or "step"."""
-    frequency: int = 1
-    """Step once in so many intervals."""
-    reduce_on_plateau: bool = False
-    """The scheduler is stepped with the monitored value."""
-    monitor: str | None = None
-    """Name in callback_metrics."""
-    strict: bool = True
-    """A missing monitored value is an error; False: a warning."""
 
 
 class _NoOptimizer(Optimizer):

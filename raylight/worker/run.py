@@ -26,12 +26,14 @@ from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing, data, legacy, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
-from raylight.worker.optimizers import LightningOptimizer, LRSchedulerConfig, configure, needs_closure, raw
+from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from raylight.utilities.types import LRSchedulerConfig
 
 Emit = Callable[[Event], None]
 

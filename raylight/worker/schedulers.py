@@ -8,7 +8,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
-    from raylight.worker.optimizers import LRSchedulerConfig
+    from raylight.utilities.types import LRSchedulerConfig
     from raylight.worker.run import Run
 
 
