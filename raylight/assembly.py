@@ -17,7 +17,7 @@ from raylight.callbacks.summary import ModelSummary, RichModelSummary
 from raylight.config.flags import TrainerConfig
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_info
+from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 
 def make_loggers(config: TrainerConfig, logger: Logger | Iterable[Logger] | bool | None) -> list[Any]:
@@ -178,3 +178,41 @@ def check_state_keys(callbacks: list[Any]) -> None:
 def in_order(callbacks: list[Any]) -> list[Any]:
     """Checkpoints last, so that they see what the others did."""
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def tell(config: TrainerConfig) -> None:
+    """Say what is easily overlooked in these flags."""
+    if config.deterministic and config.benchmark:
+        rank_zero_warn(
+            "You passed `deterministic=True` and `benchmark=True`. Note that PyTorch ignores "
+            "torch.backends.cudnn.deterministic=True when torch.backends.cudnn.benchmark=True."
+        )
+    if config.barebones:
+        rank_zero_info(
+            "You are running in `Trainer(barebones=True)` mode. All features that may impact raw speed have been "
+            "disabled to facilitate analyzing the Trainer overhead: checkpoints, loggers and `self.log`, the progress "
+            "bar, the model summary and the sanity check."
+        )
+    if config.detect_anomaly:
+        rank_zero_info(
+            "You have turned on `Trainer(detect_anomaly=True)`. This will significantly slow down compute speed and is "
+            "recommended only for model debugging."
+        )
+    if config.num_dev_batches:
+        rank_zero_info(
+            f"Running in `fast_dev_run` mode: will run the requested loop using {config.num_dev_batches} batch(es). "
+            "Logging and checkpointing is suppressed."
+        )
+    for name in (*config.LIMITS, "val_check_interval"):
+        value = getattr(config, name)
+        if isinstance(value, int | float) and value == 1:
+            rank_zero_info(f"`Trainer({name}={value!r})` was configured so {_one(name, isinstance(value, int))}.")
+
+
+def _one(limit: str, is_count: bool) -> str:
+    """What 1 (a count) or 1.0 (a share) means for a limit."""
+    if limit == "val_check_interval":
+        when = "after every batch" if is_count else "at the end of the training epoch"
+        return f"validation will run {when}"
+    per_epoch = " per epoch" if limit == "limit_train_batches" else ""
+    return f"1 batch{per_epoch} will be used" if is_count else f"100% of the batches{per_epoch} will be used"

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from typing_extensions import Self
 
-from raylight.assembly import make_callbacks, make_loggers, with_model_callbacks
+from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import ModelCheckpoint
 from raylight.checkpoint import storage
@@ -38,8 +38,8 @@ from raylight.display import Display, print_results
 from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
-from raylight.precision import make_precision, precision_name
-from raylight.strategies import make_strategy
+from raylight.precision import Precision, make_precision, precision_name
+from raylight.strategies import Strategy, make_strategy
 from raylight.utilities import argparse
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -90,13 +90,17 @@ class Trainer(TrainerView):
         self._engine: Engine | None = None
         self._display = Display()
         self._next_save = 0.0
-        set_torch_flags(self.config)
+        base = self.config.accumulate_grad_batches
+        self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
+        if self.config.deterministic is not None or self.config.benchmark is not None:
+            set_torch_flags(self.config)
         self._strategy = make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
         if not wants_ray(self.config):
             self._take_placement(place(self.config))
         self._settle_precision()
         self._loggers = make_loggers(self.config, logger)
         self.callbacks = make_callbacks(self.config, callbacks, self._loggers)
+        tell(self.config)
         warn_of_unknown_hooks(self.callbacks)
 
     def _settle_precision(self) -> None:
@@ -502,6 +506,18 @@ class Trainer(TrainerView):
     @property
     def lightning_module(self) -> Any:
         return self._model
+
+    @property
+    def strategy(self) -> Strategy:
+        """Of the run in this process, live or last; before it, what the next run begins with."""
+        return self._run.strategy if self._run is not None else self._strategy
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """Likewise."""
+        if self._run is not None:
+            return self._run.precision
+        return make_precision(self.config.precision, self.state.device_type)
 
     @property
     def datamodule(self) -> Any:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import raylight as pl
 from raylight.assembly import check_state_keys, make_callbacks, make_loggers, with_model_callbacks
-from raylight.callbacks import Callback, ModelCheckpoint, ModelSummary, RichModelSummary, RichProgressBar, Timer
+from raylight.callbacks import Callback, ModelCheckpoint, RichModelSummary, RichProgressBar, Timer
 from raylight.config.accelerators import wants_ray
 from raylight.config.flags import TrainerConfig
 from raylight.loggers import CSVLogger, TensorBoardLogger

@@ -80,8 +80,8 @@ class TrainerConfig:
     """
 
     # Where it runs
-    accelerator: str = "auto"
-    """"cpu", "gpu", "cuda", or "auto": a GPU where there is one."""
+    accelerator: str | Any = "auto"
+    """"cpu", "gpu", "cuda", an Accelerator, or "auto": a GPU where there is one."""
     devices: int | str | list[int] = "auto"
     """Workers per node: a count, "3", -1 for all, or a list of GPU indices. "auto" is 1, or all of a machine's GPUs."""
     num_nodes: int = 1
@@ -227,10 +227,15 @@ class TrainerConfig:
         unknown = [name for name in flags if name not in names and name not in LATER]
         if unknown:
             plural = "an unexpected keyword argument" if len(unknown) == 1 else "unexpected keyword arguments"
-            raise UnknownFlagError(f"Trainer() got {plural} {', '.join(_guess(name, names) for name in unknown)}.")
+            raise UnknownFlagError(
+                f"Trainer.__init__() got {plural} {', '.join(_guess(name, names) for name in unknown)}."
+            )
         unusable = [f"{name}={flags[name]!r}: {hint}" for name, hint in LATER.items() if flags.get(name) is not None]
         if unusable:
             raise MisconfigurationException("Not supported by this version of raylight. " + " ".join(unusable))
+        for name in ("gradient_clip_algorithm", "strategy"):
+            if isinstance(text := flags.get(name), str):
+                flags[name] = text.lower()
         return cls(**{name: value for name, value in flags.items() if name in names})
 
     def __post_init__(self) -> None:
@@ -281,7 +286,7 @@ class TrainerConfig:
         problems += _accumulation_problems(self.accumulate_grad_batches)
         problems += _val_check_problems(self.val_check_interval)
         if self.max_time is not None:
-            problems += _duration_problems("max_time", self.max_time)
+            problems += _duration_problems("Timer(duration", self.max_time)
         resources = self.resources_per_worker if isinstance(self.resources_per_worker, dict) else {}
         for name, amount in resources.items():
             if not _is_number(amount) or amount < 0:
@@ -314,7 +319,7 @@ class TrainerConfig:
             if getattr(self, name) not in choices
         ]
         algorithm = self.gradient_clip_algorithm
-        if algorithm is not None and (not isinstance(algorithm, str) or algorithm.lower() not in CLIP_ALGORITHMS):
+        if algorithm is not None and algorithm not in CLIP_ALGORITHMS:
             problems.append(
                 f"`gradient_clip_algorithm` {algorithm} is invalid. Allowed algorithms: {list(CLIP_ALGORITHMS)}."
             )
@@ -365,8 +370,10 @@ class TrainerConfig:
 def _duration_problems(flag: str, value: Any) -> list[str]:
     try:
         parse_duration(value, flag)
-    except (MisconfigurationException, TypeError) as error:
+    except MisconfigurationException as error:
         return [str(error)]
+    except TypeError as error:
+        return [WrongType(f"{value!r} is no duration: {error}.")]
     return []
 
 

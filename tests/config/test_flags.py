@@ -73,7 +73,7 @@ def test_guess(name: str, guess: str) -> None:
 
 
 def test_nothing_like_it() -> None:
-    with pytest.raises(UnknownFlagError, match=r"^Trainer\(\) got an unexpected keyword argument 'xyzzy'\.$"):
+    with pytest.raises(UnknownFlagError, match=r"^Trainer\.__init__\(\) got an unexpected keyword argument 'xyzzy'\.$"):
         TrainerConfig.from_flags(xyzzy=1)
 
 
