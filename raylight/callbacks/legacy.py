@@ -34,7 +34,7 @@ class GradientNormLogger(Callback):
         if own is not None:
             own(norms)
         else:
-            pl_module.log_dict(norms, on_step=True, on_epoch=True, prog_bar=False, logger=True)
+            pl_module.log_dict(norms, on_step=True, on_epoch=True, prog_bar=False, logger=bool(trainer.loggers))
 
 
 class TerminateOnNaN(Callback):
