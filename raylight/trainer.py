@@ -127,13 +127,12 @@ class Trainer(TrainerView):
     @classmethod
     def from_argparse_args(cls, args: Namespace | ArgumentParser, **kwargs: Any) -> Self:
         """A Trainer of those ``args`` that are its flags; ``kwargs`` win over them."""
-        old = legacy.old_parameters()
-        given = {
-            name: value
-            for name, value in argparse.init_arguments(cls, args).items()
-            if name not in old or value != old[name].default  # an old flag at its default says nothing
-        }
-        return cls(**{**given, **kwargs})
+        defaults = {name: parameter.default for name, parameter in cls._argparse_parameters().items()}
+        given = argparse.init_arguments(cls, args)
+        told = {
+            name: value for name, value in given.items() if value != defaults[name]
+        }  # a default contradicts nothing
+        return cls(**{**told, **kwargs})
 
     @classmethod
     def parse_argparser(cls, arg_parser: ArgumentParser | Namespace) -> Namespace:
