@@ -19,7 +19,6 @@ from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
 from raylight.worker.evaluation import run_evaluation
 from raylight.worker.listeners import accepts, requires
-from raylight.worker.verify import has_loader
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -37,8 +36,6 @@ def fit(run: Run) -> None:
     """The whole of ``Trainer.fit`` on this rank, from the sanity check to ``on_train_end``."""
     state = run.state
     state.stage = RunningStage.TRAINING
-    validates = run.overrides("validation_step") and has_loader("val", run.model, run.source)
-    state.enable_validation = validates and run.config.limit("val") > 0
     with isolate_rng():
         sanity_check(run)
     with torch.autograd.set_detect_anomaly(run.config.detect_anomaly), torch.enable_grad():

@@ -142,7 +142,7 @@ class Data(pl.LightningDataModule):
 
 def test_datamodule() -> None:
     parser = Data.add_argparse_args(ArgumentParser())
-    args = parser.parse_args("--root /data --batch_size 8 --shuffle --size 3 --kind b".split())
+    args = parser.parse_args(["--root", "/data", "--batch_size", "8", "--shuffle", "--size", "3", "--kind", "b"])
     assert args.kind == "b"
     assert not hasattr(args, "transform")
     data = Data.from_argparse_args(Data.parse_argparser(args), share=0.1)
