@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raylight.accelerators import Accelerator, accelerator_of
+from raylight.accelerators import Accelerator, CPUAccelerator
 from raylight.config.flags import TrainerConfig, TypedFlagError
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -78,8 +78,9 @@ def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
 
 
 def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
-    given = config.accelerator
-    name = given.name() if isinstance(given, Accelerator) else given
+    name = config.accelerator
+    if isinstance(name, Accelerator):
+        return _own_device_type(name)
     if not isinstance(name, str) or name not in ACCELERATORS:
         if isinstance(name, str) and name in ELSEWHERE:
             raise MisconfigurationException(
@@ -87,13 +88,26 @@ def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
                 "raylight knows 'cpu', 'gpu' and 'auto'."
             )
         known = ", ".join(ACCELERATORS)
-        raise ValueError(
-            f"You selected an invalid accelerator name: `accelerator={given!r}`. Available names: {known}."
-        )
+        raise ValueError(f"You selected an invalid accelerator name: `accelerator={name!r}`. Available names: {known}.")
     has_gpu = torch.cuda.is_available() or cluster_gpus > 0
     if name == "auto":
         return "cuda" if has_gpu else "cpu"
     return "cpu" if name == "cpu" else "cuda"
+
+
+def _own_device_type(accelerator: Accelerator) -> str:
+    """Type of the devices that an Accelerator object gives."""
+    if not accelerator.is_available():
+        raise MisconfigurationException(
+            f"`{type(accelerator).__qualname__}` can not run on your system since the accelerator is not available. "
+            "Use accelerator='cpu', or launcher='ray' with accelerator='gpu' on a cluster that has GPUs."
+        )
+    device_type: str = accelerator.get_parallel_devices(accelerator.parse_devices(1))[0].type
+    if device_type not in ("cpu", "cuda"):
+        raise MisconfigurationException(
+            f"{type(accelerator).__qualname__} gives devices of type {device_type!r}: raylight runs on cpu and cuda."
+        )
+    return device_type
 
 
 def _count(devices: Any, device_type: str, present: int) -> int:
@@ -105,13 +119,38 @@ def _count(devices: Any, device_type: str, present: int) -> int:
             f"`Trainer(devices={devices!r})` value is not a valid input using {device_type} accelerator: "
             "give at least one device."
         )
+    if device_type == "cpu":
+        try:
+            return CPUAccelerator.parse_devices(devices)
+        except TypeError as error:
+            raise TypedFlagError(f"{error} Got devices={devices!r}.") from None
+    return _count_gpus(devices, present)
+
+
+def _count_gpus(devices: Any, present: int) -> int:
+    # Whether they are there is another question: on Ray they are on other machines.
+    if isinstance(devices, str):
+        devices = [int(part) for part in devices.split(",") if part.strip()] if "," in devices else _parse_int(devices)
+    if isinstance(devices, list | tuple) and all(type(index) is int for index in devices):
+        if len(set(devices)) < len(devices):
+            raise MisconfigurationException(f"Device ID's (GPU) must be unique, got devices={devices!r}.")
+        return len(devices)
+    if type(devices) is not int:
+        raise TypedFlagError(
+            f"Device IDs (GPU/TPU) must be an int, a string, a sequence of ints, but you passed {devices!r}."
+        )
+    if devices < -1:
+        raise MisconfigurationException(f"devices={devices!r} must be 'auto', a count >= 1, -1, or a list of indices.")
+    return max(present, 1) if devices == -1 else devices
+
+
+def _parse_int(text: str) -> int:
     try:
-        parsed = type(accelerator_of(device_type)).parse_devices(devices)
-    except TypeError as error:
-        raise TypedFlagError(str(error)) from None
-    if isinstance(parsed, list):
-        return len(parsed)
-    return max(present, 1) if parsed == -1 else int(parsed)
+        return int(text)
+    except ValueError:
+        raise MisconfigurationException(
+            f"devices={text!r} must be 'auto', a count, or indices such as '0,1'."
+        ) from None
 
 
 def _first_index(devices: Any) -> int:

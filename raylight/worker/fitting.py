@@ -19,7 +19,6 @@ from raylight.worker.data import as_iterators
 from raylight.worker.evaluation import run_evaluation
 from raylight.worker.optimization import batch_trainer
 from raylight.worker.schedulers import step_after_batch, step_schedulers
-from raylight.worker.verify import has_loader
 
 if TYPE_CHECKING:
     from raylight.worker.data import TrainData
@@ -34,8 +33,6 @@ def fit(run: Run) -> None:
     """The whole of ``Trainer.fit`` on this rank, from the sanity check to ``on_train_end``."""
     state = run.state
     state.stage = RunningStage.TRAINING
-    validates = run.overrides("validation_step") and has_loader("val", run.model, run.source)
-    state.enable_validation = validates and run.config.limit("val") > 0
     with isolate_rng():
         sanity_check(run)
     with torch.autograd.set_detect_anomaly(run.config.detect_anomaly), torch.enable_grad():

@@ -29,6 +29,7 @@ from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
+from raylight.worker.verify import has_loader
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -36,6 +37,13 @@ if TYPE_CHECKING:
     from raylight.utilities.types import LRSchedulerConfig
 
 Emit = Callable[[Event], None]
+
+FIRST_STAGE = {
+    TrainerFn.FITTING: RunningStage.TRAINING,
+    TrainerFn.VALIDATING: RunningStage.VALIDATING,
+    TrainerFn.TESTING: RunningStage.TESTING,
+    TrainerFn.PREDICTING: RunningStage.PREDICTING,
+}
 
 
 class Run:
@@ -146,7 +154,12 @@ class Run:
 
     def start(self) -> None:
         """From the Job to a model that is ready to run. Collective."""
-        self.state.status = TrainerStatus.RUNNING
+        self.state.status, self.state.stage = TrainerStatus.RUNNING, FIRST_STAGE[self.job.fn]
+        self.state.enable_validation = (
+            self.overrides("validation_step")
+            and has_loader("val", self.model, self.source)
+            and self.config.limit("val") > 0
+        )
         if self.state.fn == TrainerFn.FITTING:
             self.state.max_epochs, self.state.min_epochs = epoch_limits(self)
             base = self.config.accumulate_grad_batches
@@ -284,7 +297,7 @@ class Run:
         evaluated.is_empty = self.strategy.reduce_boolean_decision(evaluated.is_empty, all=True)
         self.eval_data[prefix] = evaluated
         setattr(self.state, f"num_{prefix}_batches", evaluated.num_batches)
-        if prefix == "val":
+        if prefix == "val" and self.state.fn == TrainerFn.FITTING:
             most = self.trainer.num_sanity_val_steps
             self.state.num_sanity_val_batches = [min(most, batches) for batches in evaluated.num_batches]
         return evaluated

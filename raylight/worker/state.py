@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
 
-from raylight.accelerators import Accelerator, accelerator_of
+from raylight.accelerators import KINDS, Accelerator
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
@@ -495,7 +495,7 @@ class TrainerView:
     def accelerator(self) -> Accelerator:
         """The kind of device that the workers compute on."""
         given = self.config.accelerator
-        return given if isinstance(given, Accelerator) else accelerator_of(self.state.device_type)
+        return given if isinstance(given, Accelerator) else KINDS[self.state.device_type]()
 
     # ------------------------------------------------------------------------------------------------ the run's objects
 

@@ -103,7 +103,6 @@ def test_chosen_gpu_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"accelerator": "cpu", "devices": -2}, MisconfigurationException, "devices=-2"),
         ({"accelerator": "cpu", "devices": -1}, MisconfigurationException, "devices=-1"),
         ({"accelerator": "cpu", "devices": "many"}, MisconfigurationException, "'many'"),
-        ({"accelerator": "cpu", "devices": True}, MisconfigurationException, "devices=True"),
         ({"accelerator": "cpu", "devices": 2, "launcher": "local"}, MisconfigurationException, "use launcher='ray'"),
         ({"accelerator": "gpu", "launcher": "local"}, MisconfigurationException, "No supported gpu backend found!"),
         ({"accelerator": "cpu", "devices": 2, "num_workers": 3}, MisconfigurationException, "contradicts"),

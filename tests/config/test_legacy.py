@@ -246,7 +246,7 @@ def test_flags_that_tune_reads(tmp_path: Path) -> None:
 
 
 def test_notice_points_at_the_users_line(tmp_path: Path) -> None:
-    with pytest.warns(DeprecationWarning) as caught:
+    with pytest.warns(DeprecationWarning, match="replace_sampler_ddp") as caught:
         pl.Trainer(replace_sampler_ddp=True, launcher="local", accelerator="cpu", logger=False)
     assert [Path(each.filename).name for each in caught] == [Path(__file__).name]
 
