@@ -48,8 +48,7 @@ def to_uncompiled(model: Any) -> Any:
     if isinstance(model, OptimizedModule):
         if not is_lightning_module(original):
             raise TypeError(
-                "Unexpected error, the wrapped model should be a LightningModule, "
-                f"found {type(original).__name__}"
+                f"Unexpected error, the wrapped model should be a LightningModule, found {type(original).__name__}"
             )
     elif not is_lightning_module(model):
         raise ValueError("`model` must either be an instance of OptimizedModule or LightningModule")

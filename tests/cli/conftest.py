@@ -27,7 +27,7 @@ def python(tmp_path: Path) -> Python:
         environment = {**os.environ, "PYTHONPATH": str(Path(raylight.__file__).parents[1])}
         command = [sys.executable, *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env=environment, input=stdin, capture_output=True, text=True, timeout=60
+            command, cwd=tmp_path, env=environment, input=stdin, capture_output=True, text=True, timeout=120
         )
 
     return run

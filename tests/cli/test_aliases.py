@@ -161,7 +161,9 @@ def test_what_raylight_lacks(statement: str, error: type[Exception], pattern: st
 
 def test_ordinary_modules_are_lightnings_paths_too() -> None:
     """One module, one object: what is patched in the one is patched in the other."""
-    modules: Any = [importlib.import_module(f"raylight.callbacks.{name}") for name in ("model_checkpoint", "checkpoint")]
+    modules: Any = [
+        importlib.import_module(f"raylight.callbacks.{name}") for name in ("model_checkpoint", "checkpoint")
+    ]
     assert modules[0] is modules[1]
     assert raylight.trainer.trainer is sys.modules["raylight.trainer"]
 
