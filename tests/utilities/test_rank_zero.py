@@ -38,11 +38,15 @@ def _rank_of_the_environment() -> object:
 
 def test_cache_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     cache = WarningCache()
-    with pytest.warns() as said, caplog.at_level(logging.INFO, logger="raylight"):
+
+    def speak_twice() -> None:
         for _ in range(2):
             cache.warn("once")
-            cache.deprecation("old", category=LightningDeprecationWarning)
+            cache.deprecation("old")
             cache.info("told %s")
+
+    with pytest.warns() as said, caplog.at_level(logging.INFO, logger="raylight"):
+        speak_twice()
     assert [str(warning.message) for warning in said] == ["once", "old"]
     assert [record.getMessage() for record in caplog.records] == ["told %s"]
     assert "once" in cache
