@@ -10,8 +10,10 @@ import pytest
 
 import raylight
 import raylight.callbacks
+import raylight.demos
 import raylight.loggers
 import raylight.strategies
+import raylight.utilities
 
 
 def test_package() -> None:
@@ -40,7 +42,31 @@ def test_loggers() -> None:
     assert raylight.loggers.__all__ == ["CSVLogger", "Logger", "TensorBoardLogger"]
 
 
-@pytest.mark.parametrize("module", [raylight, raylight.callbacks, raylight.loggers, raylight.strategies])
+def test_utilities() -> None:
+    assert raylight.utilities.__all__ == [
+        "AttributeDict",
+        "CombinedLoader",
+        "GradClipAlgorithmType",
+        "LightningEnum",
+        "disable_possible_user_warnings",
+        "find_shared_parameters",
+        "is_picklable",
+        "is_shared_filesystem",
+        "measure_flops",
+        "move_data_to_device",
+        "rank_zero_debug",
+        "rank_zero_deprecation",
+        "rank_zero_info",
+        "rank_zero_only",
+        "rank_zero_warn",
+        "set_shared_parameters",
+        "suggested_max_num_workers",
+    ]
+
+
+@pytest.mark.parametrize(
+    "module", [raylight, raylight.callbacks, raylight.loggers, raylight.strategies, raylight.utilities, raylight.demos]
+)
 def test_names_exist(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
     assert [name for name in names if not hasattr(module, name)] == []

@@ -11,6 +11,7 @@ from raylight.callbacks.base import Callback
 from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.core.module import LightningModule
 from raylight.utilities.durations import parse_duration
+from raylight.utilities.enums import LightningEnum
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -79,6 +80,13 @@ class GradientAccumulationScheduler(Callback):
 
     def on_train_epoch_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
+
+
+class Interval(LightningEnum):
+    """When ``Timer`` looks at the clock."""
+
+    step = "step"
+    epoch = "epoch"
 
 
 STAGES = ("train", "sanity_check", "validate", "test", "predict")

@@ -62,6 +62,11 @@ class TrainerStatus(StrEnum):
     FINISHED = "finished"
     INTERRUPTED = "interrupted"
 
+    @property
+    def stopped(self) -> bool:
+        """No call is running."""
+        return self in (TrainerStatus.FINISHED, TrainerStatus.INTERRUPTED)
+
 
 @dataclass
 class DataSource:

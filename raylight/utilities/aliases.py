@@ -19,6 +19,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from raylight.utilities.exceptions import MissingNameError
 from raylight.utilities.import_paths import INSTEAD, PATHS
 
 ROOTS = {
@@ -32,10 +33,6 @@ ROOTS = {
 
 LIGHTNING_LOGGERS = ("lightning.pytorch", "pytorch_lightning")
 """Names under which a script sets the level of Lightning's messages."""
-
-
-class MissingNameError(ModuleNotFoundError):
-    """raylight has no counterpart of a module or name of Lightning's; the message says what to use."""
 
 
 def lazy_names(package: str) -> Callable[[str], Any]:

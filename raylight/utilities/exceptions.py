@@ -10,7 +10,8 @@
     │   ├── CheckpointNotFoundError (also FileNotFoundError)   there is none
     │   └── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
     ├── ResourceError                                 the cluster cannot give what the run asks for
-    └── WorkerError                                   a worker process is gone or the engine around it failed
+    ├── WorkerError                                   a worker process is gone or the engine around it failed
+    └── MissingNameError (also ModuleNotFoundError)   Lightning has a module or name that raylight lacks
 
     SIGTERMException (a SystemExit)                   the process was asked to end by a signal
 
@@ -71,6 +72,10 @@ class WorkerError(RaylightError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self.args, self.rank, self.node)
+
+
+class MissingNameError(RaylightError, ModuleNotFoundError):
+    """raylight has no counterpart of a module or name of Lightning's; the message says what to use."""
 
 
 class SIGTERMException(SystemExit):

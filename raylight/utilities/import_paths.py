@@ -52,6 +52,8 @@ PATHS: dict[str, str | dict[str, str]] = {
         **_names("config.messages", "RunningStage TrainerFn TrainerStatus"),
         "TrainerState": "worker.state.TrainState",
     },
+    **_modules("loggers", "loggers", "comet litlogger mlflow neptune wandb"),
+    **_modules("strategies", "strategies", "deepspeed fsdp model_parallel parallel single_xla xla"),
     "strategies.strategy": "strategies.base",
     "strategies.single_device": "strategies.base",
     "loops": {"_FitLoop": "worker.fit_loop.FitLoop"},
@@ -106,19 +108,16 @@ INSTEAD: dict[str, str] = {
     "LightningCLI": "read arguments with argparse or jsonargparse and hand them to raylight.Trainer(...)",
     "LightningArgumentParser": "read arguments with argparse or jsonargparse",
     "SaveConfigCallback": "save_hyperparameters() keeps the arguments in logs and checkpoints",
-    "ServableModule": "serve the model with Ray Serve",
-    "ServableModuleValidator": "serve the model with Ray Serve",
+    **dict.fromkeys(["serve", "ServableModule", "ServableModuleValidator"], "serve the model with Ray Serve"),
     "is_wrapped": "there are no Fabric wrappers in raylight",
     "DeepSpeedSummary": "use ModelSummary",
-    **dict.fromkeys(
-        ["BitsandbytesPrecision", "TransformerEnginePrecision"], "use precision='bf16-mixed' or '16-mixed'"
-    ),
+    **dict.fromkeys(["BitsandbytesPrecision", "TransformerEnginePrecision"], "use precision='bf16-mixed'"),
     **dict.fromkeys(["DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy", "ParallelStrategy"], _NO_SHARDING),
     **dict.fromkeys(["DeepSpeedPrecision", "FSDPPrecision"], _NO_SHARDING),
     **dict.fromkeys(["CometLogger", "LitLogger", "NeptuneLogger"], _NO_LOGGER),
     **dict.fromkeys(["MPSAccelerator", "XLAAccelerator", "XLACheckpointIO", "XLAPrecision", "XLAProfiler"], _NO_XLA),
     **dict.fromkeys(["XLAStrategy", "SingleDeviceXLAStrategy"], _NO_XLA),
-    **dict.fromkeys(["connectors", "call", "setup", "overrides"], _NO_LOOP),
+    **dict.fromkeys(["call", "configuration_validator", "connectors", "setup", "overrides"], _NO_LOOP),
     **dict.fromkeys(
         ["evaluation_loop", "prediction_loop", "training_epoch_loop", "fetchers", "optimization"], _NO_LOOP
     ),

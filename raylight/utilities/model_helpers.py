@@ -37,6 +37,11 @@ def is_overridden(method_name: str, instance: object | None = None, parent: type
     return bool(getattr(method, "__code__", method) != getattr(original, "__code__", original))
 
 
+def is_lightning_module(obj: object) -> bool:
+    """Whether ``obj`` is a LightningModule."""
+    return any(base.__name__ == "LightningModule" and _is_base(base) for base in type(obj).__mro__)
+
+
 def _is_base(cls: type[object]) -> bool:
     return cls.__name__ in BASES and cls.__module__.partition(".")[0] == "raylight"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from types import FrameType
 from typing import Any
 
@@ -143,6 +143,14 @@ def collect_init_args(
             break
         frame = frame.f_back
     return path_args
+
+
+def save_hyperparameters(
+    obj: Any, *args: Any, ignore: str | Iterable[str] | None = None, frame: FrameType | None = None
+) -> None:
+    """``obj.save_hyperparameters``, for the ``__init__`` that calls this function."""
+    caller = inspect.currentframe()
+    obj.save_hyperparameters(*args, ignore=ignore, frame=frame or (caller.f_back if caller else None))
 
 
 def _holders(model: Any, attribute: str) -> list[Any]:

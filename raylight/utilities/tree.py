@@ -58,7 +58,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
     def move(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             return leaf.to(device, non_blocking=device.type != "cpu")
-        return leaf.to(device) if hasattr(leaf, "to") and not isinstance(leaf, type) else leaf
+        moved = leaf.to(device) if hasattr(leaf, "to") and not isinstance(leaf, type) else None
+        return leaf if moved is None else moved  # a user's `to` may forget to return
 
     return map_leaves(move, batch)
 
