@@ -573,6 +573,22 @@ class TrainerView:
             raise AttributeError("Call this while a run is live, or after it ran in this process.")
         return self.run
 
+    def try_out(
+        self, callbacks: list[Any], fn: TrainerFn = TrainerFn.FITTING, batch_size: int | None = None, **flags: Any
+    ) -> TrainState:
+        """Collective, for hooks: a short run of this model inside the one at work; the model is put back afterwards.
+
+        Args:
+            callbacks: The only ones that it has.
+            fn: What it does.
+            batch_size: Of loaders that were handed to ``fit`` and the like; None leaves them.
+            **flags: Trainer flags that differ from this run's.
+
+        Returns:
+            Its counters.
+        """
+        return self._live_run().try_out(callbacks, fn, batch_size, **flags)
+
     def save_checkpoint(
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
