@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
-from raylight.callbacks.progress import ProgressBar, RichProgressBar
+from raylight.callbacks.checkpoint_files import absolute_dirpath
+from raylight.callbacks.legacy import GradientNormLogger, TerminateOnNaN
+from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
-from raylight.callbacks.summary import ModelSummary
+from raylight.callbacks.summary import ModelSummary, RichModelSummary
 from raylight.config.flags import TrainerConfig
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_info
+from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 
 def make_loggers(config: TrainerConfig, logger: Logger | Iterable[Logger] | bool | None) -> list[Any]:
     """The loggers that ``Trainer(logger=...)`` means."""
     if config.barebones:
-        if logger:
-            raise MisconfigurationException("barebones=True switches loggers off, but logger= is given.")
+        if logger is not None and logger is not False:
+            raise MisconfigurationException(
+                f"`Trainer(barebones=True, logger={logger!r})` was passed. Logging can impact raw speed so it is "
+                "disabled in barebones mode."
+            )
         return []
-    if logger is False:
+    if logger is not None and not logger:
         return []
     if config.num_dev_batches:
         return [DummyLogger()]
@@ -35,30 +41,59 @@ def make_loggers(config: TrainerConfig, logger: Logger | Iterable[Logger] | bool
     return list(logger) if isinstance(logger, Iterable) else [logger]
 
 
-def make_callbacks(config: TrainerConfig, given: list[Callback] | Callback | None) -> list[Any]:
+def make_callbacks(
+    config: TrainerConfig, given: list[Callback] | Callback | None, loggers: Sequence[Any] = ()
+) -> list[Any]:
     """The user's callbacks, and those that flags ask for; checkpoints last.
+
+    Args:
+        loggers: The Trainer's.
 
     Raises:
         MisconfigurationException: A callback contradicts a flag, or there are two progress bars.
+        RuntimeError: Two stateful callbacks have one state key.
     """
     callbacks: list[Any] = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
     default = not config.barebones
-    _add_checkpoint(config, callbacks, default)
-    _add_progress_bar(config, callbacks, default)
-    summary = config.enable_model_summary if config.enable_model_summary is not None else default
-    if summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
-        callbacks.append(ModelSummary())
+    _add_checkpoint(config, callbacks, default, loggers)
     if config.max_time is not None:
         if any(isinstance(callback, Timer) for callback in callbacks):
             rank_zero_info("Ignoring `Trainer(max_time=...)`, callbacks list already contains a Timer.")
         else:
             callbacks.append(Timer(duration=config.max_time))
+    _add_progress_bar(config, callbacks, default)
+    summary = config.enable_model_summary if config.enable_model_summary is not None else default
+    if summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
+        callbacks.append(RichModelSummary(max_depth=-1 if config.weights_summary == "full" else 1))
     if isinstance(config.accumulate_grad_batches, dict):
         callbacks.append(GradientAccumulationScheduler(config.accumulate_grad_batches))
+    callbacks += _for_old_flags(config)
+    for factory in entry_points(group="raylight.callbacks_factory"):
+        made = factory.load()()
+        callbacks += made if isinstance(made, list | tuple) else [made]
+    check_state_keys(callbacks)
     return in_order(callbacks)
 
 
-def _add_checkpoint(config: TrainerConfig, callbacks: list[Any], default: bool) -> None:
+def _for_old_flags(config: TrainerConfig) -> list[Any]:
+    """Callbacks in place of Lightning 1.x's flags."""
+    callbacks: list[Any] = []
+    if config.track_grad_norm != -1:
+        callbacks.append(GradientNormLogger(config.track_grad_norm))
+    if config.terminate_on_nan:
+        callbacks.append(TerminateOnNaN())
+    if config.stochastic_weight_avg:
+        from raylight.callbacks.legacy_swa import StochasticWeightAveragingAtOwnRate
+
+        callbacks.append(StochasticWeightAveragingAtOwnRate())
+    if config.log_gpu_memory:
+        from raylight.callbacks.device_stats_monitor import DeviceStatsMonitor
+
+        callbacks.append(DeviceStatsMonitor())
+    return callbacks
+
+
+def _add_checkpoint(config: TrainerConfig, callbacks: list[Any], default: bool, loggers: Sequence[Any]) -> None:
     has_own = any(isinstance(callback, Checkpoint) for callback in callbacks)
     wanted = config.enable_checkpointing if config.enable_checkpointing is not None else default
     if has_own and not wanted:
@@ -67,6 +102,19 @@ def _add_checkpoint(config: TrainerConfig, callbacks: list[Any], default: bool) 
         )
     if wanted and not has_own:
         callbacks.append(ModelCheckpoint())
+    if config.weights_save_path is not None:
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = absolute_dirpath(_beside_logs(config.weights_save_path, loggers))
+
+
+def _beside_logs(root: str | os.PathLike[str], loggers: Sequence[Any]) -> str:
+    """``<root>/<name>/<version>/checkpoints``, name and version being the first logger's."""
+    parts = []
+    if loggers:
+        name, version = loggers[0].name, loggers[0].version
+        parts = [str(name), version if isinstance(version, str) else f"version_{version}"]
+    return os.path.join(os.fspath(root), *parts, "checkpoints")
 
 
 def _add_progress_bar(config: TrainerConfig, callbacks: list[Any], default: bool) -> None:
@@ -74,7 +122,7 @@ def _add_progress_bar(config: TrainerConfig, callbacks: list[Any], default: bool
     wanted = config.enable_progress_bar if config.enable_progress_bar is not None else default
     if len(bars) > 1:
         raise MisconfigurationException(
-            f"You added multiple progress bar callbacks to the Trainer, but currently only one progress bar is "
+            "You added multiple progress bar callbacks to the Trainer, but currently only one progress bar is "
             f"supported: {', '.join(type(bar).__name__ for bar in bars)}."
         )
     if bars and not wanted:
@@ -83,7 +131,14 @@ def _add_progress_bar(config: TrainerConfig, callbacks: list[Any], default: bool
             f"`{type(bars[0]).__name__}` in callbacks list."
         )
     if wanted and not bars:
-        callbacks.append(RichProgressBar())
+        callbacks.append(_default_bar(config))
+
+
+def _default_bar(config: TrainerConfig) -> ProgressBar:
+    refresh_rate, position = config.progress_bar_refresh_rate, config.process_position
+    if refresh_rate is None and not position:
+        return RichProgressBar()
+    return TQDMProgressBar(refresh_rate=refresh_rate or 1, process_position=position)
 
 
 def with_model_callbacks(callbacks: list[Any], configured: Any) -> list[Any]:
@@ -107,11 +162,7 @@ def check_state_keys(callbacks: list[Any]) -> None:
     """Raise RuntimeError where two stateful callbacks would overwrite each other's state."""
     seen = set()
     for callback in callbacks:
-        stateful = any(
-            getattr(type(callback), name, None) is not getattr(Callback, name)
-            for name in ("state_dict", "load_state_dict", "on_save_checkpoint", "on_load_checkpoint")
-        )
-        if not stateful:
+        if getattr(type(callback), "state_dict", None) is Callback.state_dict:
             continue
         if callback.state_key in seen:
             raise RuntimeError(
@@ -127,3 +178,41 @@ def check_state_keys(callbacks: list[Any]) -> None:
 def in_order(callbacks: list[Any]) -> list[Any]:
     """Checkpoints last, so that they see what the others did."""
     return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def tell(config: TrainerConfig) -> None:
+    """Say what is easily overlooked in these flags."""
+    if config.deterministic and config.benchmark:
+        rank_zero_warn(
+            "You passed `deterministic=True` and `benchmark=True`. Note that PyTorch ignores "
+            "torch.backends.cudnn.deterministic=True when torch.backends.cudnn.benchmark=True."
+        )
+    if config.barebones:
+        rank_zero_info(
+            "You are running in `Trainer(barebones=True)` mode. All features that may impact raw speed have been "
+            "disabled to facilitate analyzing the Trainer overhead: checkpoints, loggers and `self.log`, the progress "
+            "bar, the model summary and the sanity check."
+        )
+    if config.detect_anomaly:
+        rank_zero_info(
+            "You have turned on `Trainer(detect_anomaly=True)`. This will significantly slow down compute speed and is "
+            "recommended only for model debugging."
+        )
+    if config.num_dev_batches:
+        rank_zero_info(
+            f"Running in `fast_dev_run` mode: will run the requested loop using {config.num_dev_batches} batch(es). "
+            "Logging and checkpointing is suppressed."
+        )
+    for name in (*config.LIMITS, "val_check_interval"):
+        value = getattr(config, name)
+        if isinstance(value, int | float) and value == 1:
+            rank_zero_info(f"`Trainer({name}={value!r})` was configured so {_one(name, isinstance(value, int))}.")
+
+
+def _one(limit: str, is_count: bool) -> str:
+    """What 1 (a count) or 1.0 (a share) means for a limit."""
+    if limit == "val_check_interval":
+        when = "after every batch" if is_count else "at the end of the training epoch"
+        return f"validation will run {when}"
+    per_epoch = " per epoch" if limit == "limit_train_batches" else ""
+    return f"1 batch{per_epoch} will be used" if is_count else f"100% of the batches{per_epoch} will be used"

@@ -152,9 +152,12 @@ def precision_name(precision: str | int | None) -> str:
     key = None if precision is None else str(precision)
     name = ALIASES.get(key, key)
     if name not in NAMES:
-        raise ValueError(f"precision={precision!r} does not exist: use one of {', '.join(map(repr, NAMES))}.")
+        raise ValueError(f"Precision {precision!r} is invalid. Allowed precision values: {NAMES}, {tuple(ALIASES)}")
     if key in ("16", "bf16"):
-        rank_zero_warn(f"precision={precision} is deprecated and means {name!r}: write that instead.")
+        rank_zero_warn(
+            f"`precision={precision}` is supported for historical reasons but its usage is discouraged. "
+            f"Please set your precision to {name} instead!"
+        )
     return str(name)
 
 
@@ -162,7 +165,10 @@ def make_precision(precision: str | int | None, device_type: str) -> Precision:
     """The Precision that ``Trainer(precision=...)`` names, on "cpu" or "cuda"."""
     name = precision_name(precision)
     if name == "16-mixed" and device_type == "cpu":
-        rank_zero_warn("precision='16-mixed' is not supported on CPU; using 'bf16-mixed' instead.")
+        rank_zero_warn(
+            "You passed `Trainer(accelerator='cpu', precision='16-mixed')` but AMP with fp16 is not supported on CPU. "
+            "Using `precision='bf16-mixed'` instead."
+        )
         name = "bf16-mixed"
     if name in TRUE_DTYPES:
         return TruePrecision(name, TRUE_DTYPES[name])

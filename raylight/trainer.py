@@ -6,15 +6,17 @@ import dataclasses
 import inspect
 import os
 import time
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from typing_extensions import Self
 
-from raylight.assembly import make_callbacks, make_loggers, with_model_callbacks
+from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import ModelCheckpoint
 from raylight.checkpoint import storage
+from raylight.config import legacy
 from raylight.config.accelerators import Placement, place, wants_ray
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import (
@@ -36,8 +38,9 @@ from raylight.display import Display, print_results
 from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
-from raylight.precision import precision_name
-from raylight.strategies import make_strategy
+from raylight.precision import Precision, make_precision, precision_name
+from raylight.strategies import Strategy, make_strategy
+from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -63,10 +66,12 @@ class Trainer(TrainerView):
     Args:
         logger: True (None): TensorBoardLogger in ``default_root_dir``; False: none; a Logger; or several.
         callbacks: One callback or a list of them.
-        **flags: The fields of ``raylight.config.flags.TrainerConfig``, where each is described.
+        **flags: The fields of ``raylight.config.flags.TrainerConfig``, where each is described; and the flags of
+            Lightning 1.x, in ``raylight.config.legacy``. ``PL_TRAINER_<FLAG>`` in the environment is a flag's default.
 
     Raises:
         UnknownFlagError: Flags that do not exist, all of them, each with a guess.
+        TypeError: Positional arguments, or a flag of the wrong type.
         MisconfigurationException: Flags whose values or combinations cannot work.
 
     Example::
@@ -78,13 +83,11 @@ class Trainer(TrainerView):
     Leaving the block, ``shutdown()``, an idle time or the end of the process lets the workers go.
     """
 
-    def __init__(
-        self,
-        *,
-        logger: Logger | Iterable[Logger] | bool | None = None,
-        callbacks: list[Callback] | Callback | None = None,
-        **flags: Any,
-    ) -> None:
+    def __init__(self, *positional: Any, **flags: Any) -> None:
+        if positional:
+            raise TypeError(f"Trainer takes keyword arguments only, got {positional!r}: write Trainer(name=value).")
+        flags = legacy.modernize({**vars(self.match_env_arguments()), **flags})
+        logger, callbacks = flags.pop("logger", None), flags.pop("callbacks", None)
         self.config = TrainerConfig.from_flags(**flags)
         self.state = TrainState()
         self._run: Run | None = None
@@ -93,14 +96,74 @@ class Trainer(TrainerView):
         self._engine: Engine | None = None
         self._display = Display()
         self._next_save = 0.0
-        set_torch_flags(self.config)
-        precision_name(self.config.precision)
-        make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
+        base = self.config.accumulate_grad_batches
+        self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
+        if self.config.deterministic is not None or self.config.benchmark is not None:
+            set_torch_flags(self.config)
+        self._strategy = make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
         if not wants_ray(self.config):
             self._take_placement(place(self.config))
+        self._settle_precision()
         self._loggers = make_loggers(self.config, logger)
-        self.callbacks = make_callbacks(self.config, callbacks)
+        self.callbacks = make_callbacks(self.config, callbacks, self._loggers)
+        tell(self.config)
         warn_of_unknown_hooks(self.callbacks)
+
+    def _settle_precision(self) -> None:
+        """From here on the full name, so that what there is to say of a short one or of a CPU is said once."""
+        name = precision_name(self.config.precision)
+        if not wants_ray(self.config):  # else the device is known when the cluster is
+            name = make_precision(name, self.state.device_type).name
+        self.config = dataclasses.replace(self.config, precision=name)
+
+    # ------------------------------------------------------------------------------------------------ command line
+
+    @classmethod
+    def add_argparse_args(cls, parent_parser: ArgumentParser, **kwargs: Any) -> ArgumentParser:
+        """Add Lightning's flags, those of 1.x too, as arguments of the command line.
+
+        raylight's own flags are none of them: scripts have a ``--num_workers`` of their own.
+
+        Args:
+            parent_parser: It is returned.
+            kwargs: As of ``raylight.utilities.argparse.add_argparse_args``.
+        """
+        return argparse.add_argparse_args(cls, parent_parser, **kwargs)
+
+    @classmethod
+    def from_argparse_args(cls, args: Namespace | ArgumentParser, **kwargs: Any) -> Self:
+        """A Trainer of those ``args`` that are its flags; ``kwargs`` win over them."""
+        defaults = {name: parameter.default for name, parameter in cls._argparse_parameters().items()}
+        given = argparse.init_arguments(cls, args)
+        told = {
+            name: value for name, value in given.items() if value != defaults[name]
+        }  # a default contradicts nothing
+        return cls(**{**told, **kwargs})
+
+    @classmethod
+    def parse_argparser(cls, arg_parser: ArgumentParser | Namespace) -> Namespace:
+        """The arguments given, where a bool that is named without a value is True."""
+        return argparse.parse_argparser(cls, arg_parser)
+
+    @classmethod
+    def match_env_arguments(cls) -> Namespace:
+        """Flags that the environment sets: ``PL_TRAINER_MAX_EPOCHS=3``. Arguments of the call win over them."""
+        return argparse.env_arguments(cls.__name__, [*_FLAGS, *legacy.OLD_FLAGS])
+
+    @classmethod
+    def default_attributes(cls) -> dict[str, Any]:
+        """The flags and their defaults."""
+        return {name: parameter.default for name, parameter in _FLAGS.items()}
+
+    @classmethod
+    def get_deprecated_arg_names(cls) -> list[str]:
+        """The flags of Lightning 1.x that still work."""
+        return list(legacy.OLD_FLAGS)
+
+    @classmethod
+    def _argparse_parameters(cls) -> argparse.Parameters:
+        lightnings = {name: each for name, each in _FLAGS.items() if name not in TrainerConfig.OWN}
+        return {**lightnings, **legacy.old_parameters()}
 
     # ------------------------------------------------------------------------------------------------ methods
 
@@ -234,6 +297,8 @@ class Trainer(TrainerView):
         return_predictions: bool = True,
     ) -> Outcome:
         chosen = self._choose_model(model)
+        if fn == TrainerFn.FITTING and ckpt_path is None:
+            ckpt_path = self.config.resume_from_checkpoint
         path = self._resolve_ckpt_path(fn, ckpt_path, model is not None)
         self._attach(chosen, data)
         verify(self, fn, chosen, data)
@@ -274,6 +339,8 @@ class Trainer(TrainerView):
     def _attach(self, model: LightningModule, data: DataSource) -> None:
         self._model, self._datamodule = model, data.datamodule
         model.trainer = self
+        if self.config.automatic_optimization is not None:
+            model.automatic_optimization = self.config.automatic_optimization
         if data.datamodule is not None:
             data.datamodule.trainer = self
         self.callbacks = with_model_callbacks(self.callbacks, model.configure_callbacks())
@@ -446,6 +513,18 @@ class Trainer(TrainerView):
         return self._model
 
     @property
+    def strategy(self) -> Strategy:
+        """Of the run in this process, live or last; before it, what the next run begins with."""
+        return self._run.strategy if self._run is not None else self._strategy
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """Likewise."""
+        if self._run is not None:
+            return self._run.precision
+        return make_precision(self.config.precision, self.state.device_type)
+
+    @property
     def datamodule(self) -> Any:
         return self._datamodule
 
@@ -476,19 +555,18 @@ def _logger_info(logger: Any) -> LoggerInfo:
     return LoggerInfo(**{name: getattr(logger, name, None) for name in names}, class_name=type(logger).__name__)
 
 
-def _signature() -> inspect.Signature:
-    """``Trainer``'s arguments by name, for help() and editors: its flags are the fields of TrainerConfig."""
-    own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name != "flags"]
-    flags = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default="auto" if field.default is dataclasses.MISSING else field.default,
-            annotation=field.type,
-        )
-        for field in dataclasses.fields(TrainerConfig)
-    ]
-    return inspect.Signature([*own, *flags])
+def _flags() -> dict[str, inspect.Parameter]:
+    """``Trainer``'s arguments by name: its flags are the fields of TrainerConfig."""
+    defaults: dict[str, Any] = {"logger": None, "callbacks": None}
+    hints: dict[str, Any] = {"logger": Logger | Iterable[Logger] | bool | None, "callbacks": list[Callback] | Callback}
+    hints.update(get_type_hints(TrainerConfig))
+    for field in dataclasses.fields(TrainerConfig):
+        if not field.metadata.get("old"):
+            defaults[field.name] = "auto" if field.default is dataclasses.MISSING else field.default
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return {name: inspect.Parameter(name, keyword, default=defaults[name], annotation=hints[name]) for name in defaults}
 
 
-Trainer.__init__.__signature__ = _signature()  # type: ignore[attr-defined]
+_FLAGS = _flags()
+_SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+Trainer.__init__.__signature__ = inspect.Signature([_SELF, *_FLAGS.values()])  # type: ignore[attr-defined]

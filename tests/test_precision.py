@@ -20,18 +20,18 @@ def test_names(given: str | int | None, name: str) -> None:
 
 @pytest.mark.parametrize(("given", "name"), [(16, "16-mixed"), ("16", "16-mixed"), ("bf16", "bf16-mixed")])
 def test_old_names_are_said(given: str | int, name: str) -> None:
-    with pytest.warns(UserWarning, match=f"means '{name}'"):
+    with pytest.warns(UserWarning, match=f"set your precision to {name}"):
         assert precision_name(given) == name
 
 
 @pytest.mark.parametrize("bad", ["8", 8, "float32", "transformer-engine", ""])
 def test_unknown(bad: str | int) -> None:
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="is invalid. Allowed"):
         precision_name(bad)
 
 
 def test_half_on_a_cpu_is_bfloat() -> None:
-    with pytest.warns(UserWarning, match="using 'bf16-mixed' instead"):
+    with pytest.warns(UserWarning, match="`precision='bf16-mixed'` instead"):
         precision = make_precision("16-mixed", "cpu")
     assert (precision.name, precision.scaler) == ("bf16-mixed", None)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import raylight as pl
 from raylight.assembly import check_state_keys, make_callbacks, make_loggers, with_model_callbacks
-from raylight.callbacks import Callback, ModelCheckpoint, ModelSummary, RichProgressBar, Timer
+from raylight.callbacks import Callback, ModelCheckpoint, RichModelSummary, RichProgressBar, Timer
 from raylight.config.accelerators import wants_ray
 from raylight.config.flags import TrainerConfig
 from raylight.loggers import CSVLogger, TensorBoardLogger
@@ -58,7 +58,7 @@ def test_default_callbacks_with_checkpoints_last() -> None:
         pass
 
     callbacks = make_callbacks(TrainerConfig(max_time="00:00:00:01"), [ModelCheckpoint(), Own()])
-    assert types_of(callbacks) == [Own, RichProgressBar, ModelSummary, Timer, ModelCheckpoint]
+    assert types_of(callbacks) == [Own, Timer, RichProgressBar, RichModelSummary, ModelCheckpoint]
 
 
 def test_barebones_adds_nothing() -> None:
@@ -115,7 +115,7 @@ def test_loggers(tmp_path: Path) -> None:
 
 
 def test_all_unknown_flags_are_named_with_a_guess() -> None:
-    with pytest.raises(UnknownFlagError, match=r"max_epoch \(did you mean max_epochs\?\), presicion") as error:
+    with pytest.raises(UnknownFlagError, match=r"'max_epoch' \(did you mean max_epochs\?\), 'presicion'") as error:
         pl.Trainer(max_epoch=1, presicion=16)
     assert isinstance(error.value, TypeError)
 

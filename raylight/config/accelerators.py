@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from raylight.config.flags import TrainerConfig
+from raylight.accelerators import Accelerator, accelerator_of
+from raylight.config.flags import TrainerConfig, TypedFlagError
 from raylight.utilities.exceptions import MisconfigurationException
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-ELSEWHERE = ("tpu", "mps", "hpu", "ipu", "xla")
+ELSEWHERE = ("tpu", "mps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,9 @@ def wants_ray(config: TrainerConfig) -> bool:
         return config.launcher == "ray"
     if config.num_workers is not None or config.resources_per_worker is not None or config.num_nodes > 1:
         return True
-    needs_remote_gpu = config.accelerator in ("gpu", "cuda") and not torch.cuda.is_available()
-    return needs_remote_gpu or _count(config.devices, _device_type(config, 0), torch.cuda.device_count()) > 1
+    device_type = _device_type(config, 0)
+    needs_remote_gpu = device_type == "cuda" and not torch.cuda.is_available()
+    return needs_remote_gpu or _count(config.devices, device_type, torch.cuda.device_count()) > 1
 
 
 def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
@@ -76,12 +78,18 @@ def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
 
 
 def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
-    name = config.accelerator
+    given = config.accelerator
+    name = given.name() if isinstance(given, Accelerator) else given
     if not isinstance(name, str) or name not in ACCELERATORS:
-        if name in ELSEWHERE:
-            raise MisconfigurationException(f"accelerator={name!r} is not supported: use 'cpu', 'gpu' or 'auto'.")
-        known = ", ".join(map(repr, ACCELERATORS))
-        raise ValueError(f"accelerator={name!r} does not exist: use one of {known}.")
+        if isinstance(name, str) and name in ELSEWHERE:
+            raise MisconfigurationException(
+                f"`{name.upper()}Accelerator` can not run on your system since the accelerator is not available: "
+                "raylight knows 'cpu', 'gpu' and 'auto'."
+            )
+        known = ", ".join(ACCELERATORS)
+        raise ValueError(
+            f"You selected an invalid accelerator name: `accelerator={given!r}`. Available names: {known}."
+        )
     has_gpu = torch.cuda.is_available() or cluster_gpus > 0
     if name == "auto":
         return "cuda" if has_gpu else "cpu"
@@ -92,28 +100,18 @@ def _count(devices: Any, device_type: str, present: int) -> int:
     """Workers on one node that ``devices`` asks for."""
     if devices == "auto":
         return max(present, 1) if device_type == "cuda" else 1
-    if isinstance(devices, str):
-        devices = [int(part) for part in devices.split(",") if part.strip()] if "," in devices else _parse_int(devices)
-    if isinstance(devices, list | tuple):
-        if not devices:
-            raise MisconfigurationException(f"devices={devices!r} asks for no device: give at least one.")
-        return len(devices)
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices == 0 or devices < -1:
-        raise MisconfigurationException(f"devices={devices!r} must be 'auto', a count >= 1, -1, or a list of indices.")
-    if devices == -1:
-        if device_type == "cpu":
-            raise MisconfigurationException("devices=-1 means all GPUs, but this run is on CPU: give a count.")
-        return max(present, 1)
-    return devices
-
-
-def _parse_int(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
+    if devices in ([], (), 0, "0"):
         raise MisconfigurationException(
-            f"devices={text!r} must be 'auto', a count, or indices such as '0,1'."
-        ) from None
+            f"`Trainer(devices={devices!r})` value is not a valid input using {device_type} accelerator: "
+            "give at least one device."
+        )
+    try:
+        parsed = type(accelerator_of(device_type)).parse_devices(devices)
+    except TypeError as error:
+        raise TypedFlagError(str(error)) from None
+    if isinstance(parsed, list):
+        return len(parsed)
+    return max(present, 1) if parsed == -1 else int(parsed)
 
 
 def _first_index(devices: Any) -> int:
@@ -138,12 +136,14 @@ def _check_local(config: TrainerConfig, device_type: str, num_workers: int, pres
         )
     if device_type == "cuda" and not torch.cuda.is_available():
         raise MisconfigurationException(
-            f"accelerator={config.accelerator!r} asks for a GPU, but this process sees none (No supported gpu "
-            "backend found!): use accelerator='cpu', or launcher='ray' on a cluster that has GPUs."
+            ("No supported gpu backend found! " if config.accelerator == "gpu" else "")
+            + "`CUDAAccelerator` can not run on your system since the accelerator is not available, but "
+            f"accelerator={config.accelerator!r} asks for it: use accelerator='cpu', or launcher='ray' on a cluster "
+            "that has GPUs."
         )
     if device_type == "cuda" and _first_index(config.devices) >= present:
         raise MisconfigurationException(
-            f"devices={config.devices!r} names a GPU that is not here: there are {present}."
+            f"You requested gpu: {config.devices!r}\n But your machine only has: {list(range(present))}"
         )
 
 

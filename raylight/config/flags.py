@@ -16,15 +16,29 @@ from typing import Any, ClassVar
 from raylight.utilities.durations import parse_duration
 from raylight.utilities.exceptions import MisconfigurationException, UnknownFlagError
 
-LAUNCHERS = ("auto", "local", "ray")
 LAUNCHER_VARIABLE = "RAYLIGHT_LAUNCHER"
 
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "launcher": ("auto", "local", "ray"),
+    "multiple_trainloader_mode": ("max_size_cycle", "min_size", "max_size"),
+    "auto_scale_batch_size": (None, False, True, "power", "binsearch"),
+    "weights_summary": ("top", "full"),
+}
+CLIP_ALGORITHMS = ("value", "norm")
+SWITCHED_OFF_BY_BAREBONES = {
+    "enable_checkpointing": "Checkpointing can impact raw speed",
+    "enable_progress_bar": "The progress bar can impact raw speed",
+    "enable_model_summary": "Model summary can impact raw speed",
+    "log_every_n_steps": "Logging can impact raw speed",
+    "num_sanity_val_steps": "Sanity checking can impact raw speed",
+    "fast_dev_run": "Development run is not meant for raw speed evaluation",
+    "detect_anomaly": "Anomaly detection can impact raw speed",
+}
 INTS = (
     "num_workers",
     "min_epochs",
     "max_epochs",
     "min_steps",
-    "check_val_every_n_epoch",
     "num_sanity_val_steps",
     "log_every_n_steps",
 )
@@ -40,6 +54,10 @@ BOOLS = (
     "enable_model_summary",
     "enable_autolog_hparams",
     "barebones",
+    "prepare_data_per_node",
+    "automatic_optimization",
+    "stochastic_weight_avg",
+    "terminate_on_nan",
 )
 LATER: dict[str, str] = {
     "profiler": "Wrap the code in question in torch.profiler, in a callback.",
@@ -47,6 +65,11 @@ LATER: dict[str, str] = {
     "model_registry": "Give ckpt_path= a file.",
 }
 """Lightning's flags that raylight has no meaning for yet, and what to use instead; their default value is accepted."""
+
+
+def _old(default: Any) -> Any:
+    """A field for a flag of Lightning 1.x, which is no argument of the Trainer's signature."""
+    return dataclasses.field(default=default, metadata={"old": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +81,8 @@ class TrainerConfig:
     """
 
     # Where it runs
-    accelerator: str = "auto"
-    """"cpu", "gpu", "cuda", or "auto": a GPU where there is one."""
+    accelerator: str | Any = "auto"
+    """"cpu", "gpu", "cuda", an Accelerator, or "auto": a GPU where there is one."""
     devices: int | str | list[int] = "auto"
     """Workers per node: a count, "3", -1 for all, or a list of GPU indices. "auto" is 1, or all of a machine's GPUs."""
     num_nodes: int = 1
@@ -77,7 +100,7 @@ class TrainerConfig:
     """Seconds that warm workers are kept after a call without another one."""
     max_failures: int = 0
     """Lost workers to recover from. Only 0 is possible yet: a lost worker ends the run with an error."""
-    strategy: Any = "auto"
+    strategy: str | Any = "auto"
     """"auto", "ddp" (and "ddp_find_unused_parameters_true/false"), "single_device", or a Strategy."""
     sync_batchnorm: bool = False
     """Compute BatchNorm statistics over all workers."""
@@ -148,6 +171,45 @@ class TrainerConfig:
     gradient_clip_algorithm: str | None = None
     """"norm" (None) or "value"."""
 
+    # Lightning 1.x's that no flag has succeeded; raylight.config.legacy tells what has
+    resume_from_checkpoint: str | os.PathLike[str] | None = _old(None)
+    """The checkpoint that ``fit`` starts from when it is given none."""
+    multiple_trainloader_mode: str = _old("max_size_cycle")
+    """How several training loaders go together: a mode of CombinedLoader."""
+    prepare_data_per_node: bool = _old(True)
+    """False: ``prepare_data`` runs once for all nodes."""
+    automatic_optimization: bool | None = _old(None)
+    """What the model's property is set to; None leaves it."""
+    auto_lr_find: bool | str = _old(False)
+    """Whether ``tune`` looks for a learning rate; a str names the attribute that it goes to."""
+    auto_scale_batch_size: bool | str | None = _old(False)
+    """How ``tune`` looks for a batch size: "power" (True) or "binsearch"; False: it does not."""
+    stochastic_weight_avg: bool = _old(False)
+    """Add the callback StochasticWeightAveraging."""
+    terminate_on_nan: bool = _old(False)
+    """End the run with ValueError where a loss or a parameter is not finite."""
+    track_grad_norm: int | float | str = _old(-1)
+    """p of the gradients' norm to log; -1: none."""
+    weights_save_path: str | os.PathLike[str] | None = _old(None)
+    """Root of checkpoints whose callback names no folder."""
+    progress_bar_refresh_rate: int | None = _old(None)
+    """Batches between two updates of the TQDM bar."""
+    process_position: int = _old(0)
+    """Lines to leave free above the TQDM bar."""
+    weights_summary: str | None = _old("top")
+    """Depth of the model's summary: "top" or "full"."""
+    log_gpu_memory: bool | str | None = _old(None)
+    """Add the callback DeviceStatsMonitor."""
+
+    OWN: ClassVar[tuple[str, ...]] = (
+        "num_workers",
+        "resources_per_worker",
+        "launcher",
+        "resource_timeout",
+        "idle_timeout",
+        "max_failures",
+    )
+    """Flags that Lightning does not have; no command-line arguments, as scripts have a --num_workers of their own."""
     LIMITS: ClassVar[tuple[str, ...]] = (
         "limit_train_batches",
         "limit_val_batches",
@@ -167,10 +229,16 @@ class TrainerConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         unknown = [name for name in flags if name not in names and name not in LATER]
         if unknown:
-            raise UnknownFlagError(f"Unknown flags: {', '.join(_guess(name, flags[name], names) for name in unknown)}.")
+            plural = "an unexpected keyword argument" if len(unknown) == 1 else "unexpected keyword arguments"
+            raise UnknownFlagError(
+                f"Trainer.__init__() got {plural} {', '.join(_guess(name, names) for name in unknown)}."
+            )
         unusable = [f"{name}={flags[name]!r}: {hint}" for name, hint in LATER.items() if flags.get(name) is not None]
         if unusable:
             raise MisconfigurationException("Not supported by this version of raylight. " + " ".join(unusable))
+        for name in ("gradient_clip_algorithm", "strategy"):
+            if isinstance(text := flags.get(name), str):
+                flags[name] = text.lower()
         return cls(**{name: value for name, value in flags.items() if name in names})
 
     def __post_init__(self) -> None:
@@ -185,53 +253,81 @@ class TrainerConfig:
         problems: list[str] = []
         if self.gradient_clip_val is not None and not _is_number(self.gradient_clip_val):
             problems.append(
-                WrongType(f"gradient_clip_val={self.gradient_clip_val!r} must be a number, or None for off.")
+                WrongType(f"`gradient_clip_val` should be an int or a float. Got {self.gradient_clip_val}.")
             )
+        if self.check_val_every_n_epoch is not None and not _is_int(self.check_val_every_n_epoch):
+            problems.append(f"`check_val_every_n_epoch` should be an integer, found {self.check_val_every_n_epoch!r}.")
         for name in INTS:
             value = getattr(self, name)
             if value is not None and not _is_int(value):
-                problems.append(f"{name}={value!r} must be an int or None.")
+                problems.append(WrongType(f"{name}={value!r} must be an int or None."))
         for name in BOOLS:
             value = getattr(self, name)
             if not isinstance(value, bool | None):
-                problems.append(f"{name}={value!r} must be True or False.")
+                problems.append(WrongType(f"{name}={value!r} must be True or False."))
         for name in ("resource_timeout", "idle_timeout"):
             value = getattr(self, name)
             if not _is_number(value) or value < 0:
                 problems.append(f"{name}={value!r} must be a number of seconds >= 0.")
-        root, resources = _unchecked(self.default_root_dir), _unchecked(self.resources_per_worker)
-        if not isinstance(root, str | os.PathLike | None):
-            problems.append(f"default_root_dir={root!r} must be a path.")
+        for name in ("default_root_dir", "weights_save_path", "resume_from_checkpoint"):
+            value = getattr(self, name)
+            if not isinstance(value, str | os.PathLike | None):
+                problems.append(WrongType(f"{name}={value!r} must be a path."))
+        resources = _unchecked(self.resources_per_worker)
         if resources is not None and not isinstance(resources, dict):
             problems.append(f'resources_per_worker={resources!r} must be a dict such as {{"CPU": 2}}.')
         return problems
 
     def _value_problems(self) -> list[str]:
-        problems = [*_at_least(self, num_nodes=1, max_steps=-1, max_failures=0, reload_dataloaders_every_n_epochs=0)]
-        problems += _at_least_if_given(self, num_workers=1, max_epochs=-1, log_every_n_steps=0, num_sanity_val_steps=-1)
-        problems += _at_least_if_given(self, min_epochs=0, min_steps=0, check_val_every_n_epoch=1)
+        problems = [*self._bound_problems(), *self._choice_problems()]
         problems += [problem for name in self.LIMITS if (problem := _limit_problem(name, getattr(self, name)))]
-        if self.launcher not in LAUNCHERS:
-            problems.append(f"launcher={self.launcher!r} must be one of {', '.join(map(repr, LAUNCHERS))}.")
         if self.max_failures > 0:
             problems.append(
                 f"max_failures={self.max_failures} is not possible yet: a lost worker ends the run with an error. "
                 "Use max_failures=0 and fit(ckpt_path='last') to continue."
             )
-        if not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0:
-            problems.append(f"fast_dev_run={self.fast_dev_run} must be a bool or a number of batches >= 0.")
-        if self.gradient_clip_algorithm not in (None, "norm", "value"):
-            problems.append(f"gradient_clip_algorithm={self.gradient_clip_algorithm!r} must be 'norm' or 'value'.")
-        if self.deterministic not in (None, True, False, "warn"):
-            problems.append(f"deterministic={self.deterministic!r} must be True, False or 'warn'.")
         problems += _accumulation_problems(self.accumulate_grad_batches)
         problems += _val_check_problems(self.val_check_interval)
         if self.max_time is not None:
-            problems += _duration_problems("max_time", self.max_time)
+            problems += _duration_problems("Timer(duration", self.max_time)
         resources = self.resources_per_worker if isinstance(self.resources_per_worker, dict) else {}
         for name, amount in resources.items():
             if not _is_number(amount) or amount < 0:
                 problems.append(f"resources_per_worker[{name!r}]={amount!r} must be a number >= 0.")
+        return problems
+
+    def _bound_problems(self) -> list[str]:
+        problems = []
+        if _is_int(self.max_epochs) and _unchecked(self.max_epochs) < -1:
+            problems.append(f"`max_epochs` must be a non-negative integer or -1. You passed in {self.max_epochs}.")
+        if not _is_int(self.max_steps) or self.max_steps < -1:
+            problems.append(
+                f"`max_steps` must be a non-negative integer or -1 (infinite steps). You passed in {self.max_steps}."
+            )
+        if not _is_int(self.num_nodes) or self.num_nodes < 1:
+            problems.append(f"`num_nodes` must be a positive integer, but got {self.num_nodes}.")
+        every = self.reload_dataloaders_every_n_epochs
+        if not _is_int(every) or every < 0:
+            problems.append(f"`reload_dataloaders_every_n_epochs` should be an int >= 0, got {every}.")
+        if not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0:
+            problems.append(f"fast_dev_run={self.fast_dev_run!r} is not a valid configuration. It should be >= 0.")
+        problems += _at_least(self, max_failures=0, process_position=0)
+        problems += _at_least_if_given(self, num_workers=1, log_every_n_steps=0, num_sanity_val_steps=-1)
+        return problems + _at_least_if_given(self, min_epochs=0, min_steps=0, check_val_every_n_epoch=1)
+
+    def _choice_problems(self) -> list[str]:
+        problems = [
+            f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, choices))}."
+            for name, choices in CHOICES.items()
+            if getattr(self, name) not in choices
+        ]
+        algorithm = self.gradient_clip_algorithm
+        if algorithm is not None and algorithm not in CLIP_ALGORITHMS:
+            problems.append(
+                f"`gradient_clip_algorithm` {algorithm} is invalid. Allowed algorithms: {list(CLIP_ALGORITHMS)}."
+            )
+        if self.deterministic not in (None, True, False, "warn"):
+            problems.append(f"deterministic={self.deterministic!r} must be True, False or 'warn'.")
         return problems
 
     def _combination_problems(self) -> list[str]:
@@ -240,21 +336,20 @@ class TrainerConfig:
             problems.append(f"num_workers={self.num_workers} needs Ray: use launcher='ray' (or 'auto').")
         if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, float):
             problems.append(
-                "check_val_every_n_epoch=None counts batches across epochs, so val_check_interval must be an int "
-                f"(a number of batches), got {self.val_check_interval!r}."
+                "`val_check_interval` should be an integer or a time-based duration (str 'DD:HH:MM:SS', "
+                "datetime.timedelta, or dict kwargs for timedelta) when `check_val_every_n_epoch=None`. "
+                f"Got {self.val_check_interval!r}."
             )
         if self.barebones:
             problems += self._barebones_problems()
         return problems
 
     def _barebones_problems(self) -> list[str]:
-        switched_on = {
-            name: getattr(self, name)
-            for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
-            + ("num_sanity_val_steps", "fast_dev_run", "detect_anomaly")
-            if getattr(self, name)
-        }
-        return [f"barebones=True switches {name} off, but it is {value!r}." for name, value in switched_on.items()]
+        return [
+            f"`Trainer(barebones=True, {name}={value!r})` was passed. {why} so it is disabled in barebones mode."
+            for name, why in SWITCHED_OFF_BY_BAREBONES.items()
+            if (value := getattr(self, name))
+        ]
 
     @property
     def num_dev_batches(self) -> int:
@@ -267,19 +362,21 @@ class TrainerConfig:
         Args:
             stage: "train", "val", "test" or "predict".
         """
+        if stage in ("train", "val") and self.overfit_batches:
+            return whole(self.overfit_batches)
         if self.num_dev_batches:
             return self.num_dev_batches
-        if stage in ("train", "val") and self.overfit_batches:
-            return self.overfit_batches
         value = getattr(self, f"limit_{stage}_batches")
-        return 1.0 if value is None else value
+        return 1.0 if value is None else whole(value)
 
 
 def _duration_problems(flag: str, value: Any) -> list[str]:
     try:
         parse_duration(value, flag)
-    except (MisconfigurationException, TypeError) as error:
+    except MisconfigurationException as error:
         return [str(error)]
+    except TypeError as error:
+        return [WrongType(f"{value!r} is no duration: {error}.")]
     return []
 
 
@@ -291,12 +388,15 @@ class TypedFlagError(MisconfigurationException, TypeError):
     """A flag of the wrong type."""
 
 
-def _guess(name: str, value: Any, names: set[str]) -> str:
-    hints = {"gpus": f"accelerator='gpu', devices={value!r}", "gpu": "accelerator='gpu'", "epochs": "max_epochs"}
-    if name in hints:
-        return f"{name} (did you mean {hints[name]}?)"
-    close = difflib.get_close_matches(name, names | {"logger", "callbacks"}, n=1)
-    return f"{name} (did you mean {close[0]}?)" if close else name
+def whole(limit: int | float) -> int | float:
+    """A number of batches as an int (2.0 is 2); a share as it is."""
+    return int(limit) if limit > 1 else limit
+
+
+def _guess(name: str, names: set[str]) -> str:
+    hints = {"gpu": "accelerator='gpu'", "epochs": "max_epochs"}
+    close = [hints[name]] if name in hints else difflib.get_close_matches(name, names | {"logger", "callbacks"}, n=1)
+    return f"{name!r} (did you mean {close[0]}?)" if close else repr(name)
 
 
 def _unchecked(value: Any) -> Any:
@@ -332,12 +432,9 @@ def _limit_problem(name: str, value: Any) -> str | None:
     if value is None:
         return None
     if not _is_number(value):
-        return f"{name}={value!r} must be a share (float 0.0 to 1.0) or a number of batches (int >= 0)."
-    if value < 0 or (isinstance(value, float) and value > 1.0):
-        return (
-            f"{name}={value!r} must be a share (float 0.0 to 1.0) or a number of batches (int >= 0); "
-            "for a number of batches leave out the decimal point."
-        )
+        return WrongType(f"{name}={value!r} must be a share (float 0.0 to 1.0) or a number of batches (int >= 0).")
+    if value < 0 or (value > 1 and value % 1):
+        return f"You have passed invalid value {value} for {name}, it has to be in [0.0, 1.0] or an int."
     return None
 
 

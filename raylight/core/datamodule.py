@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sized
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from raylight.checkpoint import format as checkpoint_format
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, load_init_kwargs
+from raylight.utilities import argparse
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -91,6 +93,32 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
                 make = functools.partial(_make_dataloaders, dataset, shuffle=stage == "train", **loading)
                 setattr(datamodule, f"{stage}_dataloader", make)
         return datamodule
+
+    @classmethod
+    def add_argparse_args(cls, parent_parser: ArgumentParser, **kwargs: Any) -> ArgumentParser:
+        """Add an argument for every argument of ``__init__`` that is a str, int, float or bool."""
+        return argparse.add_argparse_args(cls, parent_parser, **kwargs)
+
+    @classmethod
+    def from_argparse_args(cls, args: Namespace | ArgumentParser, **kwargs: Any) -> Self:
+        """A datamodule of those ``args`` that ``__init__`` takes; ``kwargs`` win over them."""
+        made: Self = argparse.from_argparse_args(cls, args, **kwargs)
+        return made
+
+    @classmethod
+    def parse_argparser(cls, arg_parser: ArgumentParser | Namespace) -> Namespace:
+        """The arguments given, where a bool that is named without a value is True."""
+        return argparse.parse_argparser(cls, arg_parser)
+
+    @classmethod
+    def get_init_arguments_and_types(cls) -> list[tuple[str, tuple[Any, ...], Any]]:
+        """``(name, types, default)`` of every argument of ``__init__``."""
+        return argparse.get_init_arguments_and_types(cls)
+
+    @classmethod
+    def get_deprecated_arg_names(cls) -> list[str]:
+        """Arguments not to be used any more: none."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """What to keep in a checkpoint, under the qualified name of the class; plain types and tensors only."""

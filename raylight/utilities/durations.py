@@ -10,7 +10,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 
 
 def parse_duration(value: Any, flag: str) -> timedelta:
-    """A "DD:HH:MM:SS" string, a dict of timedelta's arguments, or a timedelta.
+    """A "DD:HH:MM:SS" string (of a validation interval each part any int), a dict of timedelta's arguments, or one.
 
     Args:
         flag: What the value was given for, for the error.
@@ -22,10 +22,15 @@ def parse_duration(value: Any, flag: str) -> timedelta:
         return value
     if isinstance(value, dict):
         return timedelta(**value)
-    fields = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", str(value).strip())
+    is_interval = flag == "val_check_interval"
+    part = r"(-?\d+)" if is_interval else r"(\d\d)"
+    fields = re.fullmatch(rf"(-?\d+):{part}:{part}:{part}", str(value).strip())
     if fields is None:
         raise MisconfigurationException(
-            f"`{flag}={value!r}` is not a valid duration. Expected a string in the format DD:HH:MM:SS."
+            f"Invalid time format for `val_check_interval`: {value!r}. Expected 'DD:HH:MM:SS'."
+            if is_interval
+            else f"`{flag}={value!r}{')' * flag.count('(')}` is not a valid duration. "
+            "Expected a string in the format DD:HH:MM:SS."
         )
     days, hours, minutes, seconds = map(int, fields.groups())
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)

@@ -304,10 +304,11 @@ class TrainData:
     Args:
         loaders: A loader, or a nesting of them or a CombinedLoader, already this rank's share.
         limit: ``limit_train_batches``.
+        mode: How several loaders go together, unless they come in a CombinedLoader.
     """
 
-    def __init__(self, loaders: Any, limit: int | float) -> None:
-        self.combined = combine(loaders, "max_size_cycle")
+    def __init__(self, loaders: Any, limit: int | float, mode: str = "max_size_cycle") -> None:
+        self.combined = combine(loaders, mode)
         if self.combined.mode == "sequential":
             raise ValueError("fit does not support CombinedLoader(mode='sequential'): use another mode.")
         self.combined.limits = [

@@ -37,7 +37,8 @@ def execute(
     Raises:
         Whatever the user's code raises, after the hooks that clean up.
     """
-    set_torch_flags(job.config)
+    if job.trainer is None:  # in the user's process the Trainer did it, and the user may have changed it since
+        set_torch_flags(job.config)
     run = Run(job, ranks, device, emit, stop)
     run.try_out = functools.partial(try_out, run)
     if job.trainer is not None:

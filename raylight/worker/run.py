@@ -193,7 +193,7 @@ class Run:
         for owner in (self.source.datamodule, self.model):
             if owner is None:
                 continue
-            per_node = getattr(owner, "prepare_data_per_node", True)
+            per_node = self.config.prepare_data_per_node and getattr(owner, "prepare_data_per_node", True)
             if (self.strategy.local_rank if per_node else self.strategy.global_rank) == 0:
                 owner.prepare_data()
         self.strategy.barrier("prepare_data")
@@ -297,7 +297,8 @@ class Run:
         loaders = self._request("train")
         if self.config.overfit_batches:
             loaders = data.map_loaders(data.without_shuffling, loaders)
-        self.train_data = data.TrainData(self._share(loaders, data.share_for_training), self.config.limit("train"))
+        share = self._share(loaders, data.share_for_training)
+        self.train_data = data.TrainData(share, self.config.limit("train"), self.config.multiple_trainloader_mode)
         self.train_data.agree(self.strategy)
         self.state.num_training_batches = self.train_data.num_batches
         return self.train_data

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
 
+from raylight.accelerators import Accelerator, accelerator_of
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
 from raylight.checkpoint.progress import Position
+from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.precision import precision_name
 from raylight.utilities import tree
@@ -20,7 +24,6 @@ from raylight.worker.fit_loop import FitLoop
 if TYPE_CHECKING:
     import os
 
-    from raylight.config.flags import TrainerConfig
     from raylight.config.messages import Event
     from raylight.worker.run import Run
 
@@ -151,6 +154,23 @@ class TrainState:
         self.logged_metrics = tree.map_leaves(_to_cpu, self.logged_metrics)
 
 
+T = TypeVar("T")
+
+
+class _flag(Generic[T]):  # noqa: N801  used as ``property`` is
+    """A property for a flag that may be changed between two calls: assigning it replaces the config."""
+
+    def __init__(self, read: Callable[[Any], T]) -> None:
+        self.read = read
+        self.__doc__ = read.__doc__
+
+    def __get__(self, trainer: TrainerView, owner: type) -> T:
+        return self if trainer is None else self.read(trainer)
+
+    def __set__(self, trainer: TrainerView, value: T) -> None:
+        trainer.change_flags(**{self.read.__name__: value})
+
+
 class TrainerView:
     """What ``trainer`` offers to hooks in every worker, and to the user on the driver, under Lightning's names.
 
@@ -216,25 +236,43 @@ class TrainerView:
 
     # ------------------------------------------------------------------------------------------------ stage
 
+    def _set_stage(self, stage: RunningStage, yes: bool) -> None:
+        if yes:
+            self.state.stage = stage
+        elif self.state.stage == stage:
+            self.state.stage = None
+
     @property
     def training(self) -> bool:
         return self.state.stage == RunningStage.TRAINING
 
     @training.setter
     def training(self, yes: bool) -> None:
-        self.state.stage = RunningStage.TRAINING if yes else None
+        self._set_stage(RunningStage.TRAINING, yes)
 
     @property
     def validating(self) -> bool:
         return self.state.stage == RunningStage.VALIDATING
 
+    @validating.setter
+    def validating(self, yes: bool) -> None:
+        self._set_stage(RunningStage.VALIDATING, yes)
+
     @property
     def testing(self) -> bool:
         return self.state.stage == RunningStage.TESTING
 
+    @testing.setter
+    def testing(self, yes: bool) -> None:
+        self._set_stage(RunningStage.TESTING, yes)
+
     @property
     def predicting(self) -> bool:
         return self.state.stage == RunningStage.PREDICTING
+
+    @predicting.setter
+    def predicting(self, yes: bool) -> None:
+        self._set_stage(RunningStage.PREDICTING, yes)
 
     @property
     def sanity_checking(self) -> bool:
@@ -242,7 +280,7 @@ class TrainerView:
 
     @sanity_checking.setter
     def sanity_checking(self, yes: bool) -> None:
-        self.state.stage = RunningStage.SANITY_CHECKING if yes else None
+        self._set_stage(RunningStage.SANITY_CHECKING, yes)
 
     @property
     def evaluating(self) -> bool:
@@ -283,10 +321,22 @@ class TrainerView:
 
     # ------------------------------------------------------------------------------------------------ flags in force
 
+    def change_flags(self, **flags: Any) -> None:
+        """Use other flags from now on; for those that the loops ask anew, in the middle of a run too.
+
+        Raises:
+            MisconfigurationException: As ``TrainerConfig``.
+        """
+        self.config = dataclasses.replace(self.config, **flags)
+        if self.run is not None:
+            self.run.config = self.config
+
     @property
     def max_epochs(self) -> int | None:
         """Epochs to train; -1 has no limit. May be raised between two calls of fit."""
-        return self.state.max_epochs if self.state.max_epochs is not None else self.config.max_epochs
+        if self.state.max_epochs is not None:
+            return self.state.max_epochs
+        return 1 if self.config.num_dev_batches else self.config.max_epochs
 
     @max_epochs.setter
     def max_epochs(self, epochs: int | None) -> None:
@@ -294,13 +344,19 @@ class TrainerView:
 
     @property
     def min_epochs(self) -> int | None:
+        """Epochs before which a request to stop is not honoured."""
         return self.state.min_epochs if self.state.min_epochs is not None else self.config.min_epochs
 
-    @property
+    @min_epochs.setter
+    def min_epochs(self, epochs: int | None) -> None:
+        self.change_flags(min_epochs=epochs)
+        self.state.min_epochs = epochs
+
+    @_flag
     def max_steps(self) -> int:
         return self.config.num_dev_batches or self.config.max_steps
 
-    @property
+    @_flag
     def min_steps(self) -> int | None:
         return self.config.min_steps
 
@@ -312,36 +368,44 @@ class TrainerView:
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
         self.state.accumulate_grad_batches = batches
+        if self.state.status != TrainerStatus.RUNNING:
+            self.change_flags(accumulate_grad_batches=batches)
 
-    @property
+    @_flag
     def gradient_clip_val(self) -> int | float | None:
         return self.config.gradient_clip_val
 
-    @property
+    @_flag
     def gradient_clip_algorithm(self) -> str | None:
         return self.config.gradient_clip_algorithm
 
-    @property
+    @_flag
     def fast_dev_run(self) -> bool | int:
-        return self.config.fast_dev_run
+        return True if self.config.fast_dev_run == 1 else self.config.fast_dev_run
 
-    @property
+    @_flag
     def barebones(self) -> bool:
         return self.config.barebones
 
-    @property
+    @_flag
+    def enable_autolog_hparams(self) -> bool:
+        return self.config.enable_autolog_hparams
+
+    @_flag
     def log_every_n_steps(self) -> int:
         """Optimizer steps between two writes of step metrics; 0 never."""
         if self.config.barebones:
             return 0
         return 50 if self.config.log_every_n_steps is None else self.config.log_every_n_steps
 
-    @property
+    @_flag
     def val_check_interval(self) -> Any:
         interval = self.config.val_check_interval
-        return 1.0 if interval is None or self.config.num_dev_batches else interval
+        if interval is None or self.config.num_dev_batches:
+            return 1.0
+        return whole(interval) if isinstance(interval, int | float) else interval
 
-    @property
+    @_flag
     def check_val_every_n_epoch(self) -> int | None:
         return 1 if self.config.num_dev_batches else self.config.check_val_every_n_epoch
 
@@ -353,27 +417,31 @@ class TrainerView:
         steps = 2 if self.config.num_sanity_val_steps is None else self.config.num_sanity_val_steps
         return math.inf if steps == -1 else steps
 
-    @property
+    @num_sanity_val_steps.setter
+    def num_sanity_val_steps(self, steps: float) -> None:
+        self.change_flags(num_sanity_val_steps=-1 if math.isinf(steps) else steps)
+
+    @_flag
     def limit_train_batches(self) -> int | float:
         return self.config.limit("train")
 
-    @property
+    @_flag
     def limit_val_batches(self) -> int | float:
         return self.config.limit("val")
 
-    @property
+    @_flag
     def limit_test_batches(self) -> int | float:
         return self.config.limit("test")
 
-    @property
+    @_flag
     def limit_predict_batches(self) -> int | float:
         return self.config.limit("predict")
 
-    @property
+    @_flag
     def overfit_batches(self) -> int | float:
-        return self.config.overfit_batches
+        return whole(self.config.overfit_batches)
 
-    @property
+    @_flag
     def reload_dataloaders_every_n_epochs(self) -> int:
         return self.config.reload_dataloaders_every_n_epochs
 
@@ -424,9 +492,10 @@ class TrainerView:
         return list(range(self.num_devices))
 
     @property
-    def accelerator(self) -> str:
-        """ "cpu" or "cuda"."""
-        return self.state.device_type
+    def accelerator(self) -> Accelerator:
+        """The kind of device that the workers compute on."""
+        given = self.config.accelerator
+        return given if isinstance(given, Accelerator) else accelerator_of(self.state.device_type)
 
     # ------------------------------------------------------------------------------------------------ the run's objects
 

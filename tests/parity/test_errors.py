@@ -281,9 +281,9 @@ def test_unknown_flags_come_with_a_guess() -> None:
 
     with pytest.raises(
         TypeError,
-        match=r"max_epoch \(did you mean max_epochs\?\), gpus \(did you mean accelerator='gpu', devices=2\?\)",
+        match=r"'max_epoch' \(did you mean max_epochs\?\), 'gpu' \(did you mean accelerator='gpu'\?\)",
     ):
-        raylight.Trainer(max_epoch=1, gpus=2)
+        raylight.Trainer(max_epoch=1, gpu=2)
 
 
 def test_all_mistakes_at_once() -> None:
