@@ -12,6 +12,7 @@
     ├── ResourceError                                 the cluster cannot give what the run asks for
     └── WorkerError                                   a worker process is gone or the engine around it failed
 
+    TunerExit                                         a search has its result: the call it ran in ends here
     SIGTERMException (a SystemExit)                   the process was asked to end by a signal
 
 An exception of the user's code is never one of these: it reaches the driver with its own type, and carries where it
@@ -71,6 +72,10 @@ class WorkerError(RaylightError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self.args, self.rank, self.node)
+
+
+class TunerExit(Exception):  # noqa: N818  nothing has gone wrong
+    """A search inside a call has its result, and the call was made for nothing else: it ends here, successfully."""
 
 
 class SIGTERMException(SystemExit):

@@ -334,6 +334,17 @@ class Run:
 
         return data.map_loaders(prepare, loaders)
 
+    @property
+    def loaders_were_given(self) -> bool:
+        """Whether the call was handed its loaders."""
+        prefix = {"fit": "train", "validate": "val"}.get(str(self.state.fn), str(self.state.fn))
+        return getattr(self.source, prefix) is not None
+
+    def forget_loaders(self) -> None:
+        """The next use asks for loaders anew."""
+        self.train_data = None
+        self.eval_data.clear()
+
     def predictions(self) -> list[list[Any]]:
         """This rank's predictions so far, a list for each loader."""
         loaders = self.eval_data["predict"].num_dataloaders

@@ -16,7 +16,7 @@ class Snapshot:
         self._tensors = [
             (owner, name, tensor, tensor.detach().clone())
             for module in modules
-            for owner in (module._parameters, module._buffers)
+            for owner in _owners(module)
             for name, tensor in owner.items()
             if tensor is not None
         ]
@@ -37,6 +37,10 @@ class Snapshot:
             module.training = training
         for metric, state in self._metrics:
             set_metric_state(metric, state)
+
+
+def _owners(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    return module._parameters, module._buffers
 
 
 def metric_state(metric: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from raylight.accelerators import Accelerator, accelerator_of
 from raylight.callbacks.checkpoint import Checkpoint
@@ -557,6 +558,22 @@ class TrainerView:
     @property
     def predict_dataloaders(self) -> Any:
         return self.run.loaders_of("predict") if self.run is not None else None
+
+    @property
+    def loaders_were_given(self) -> bool:
+        """Whether the loaders at work were handed to the call, and not made by model or datamodule."""
+        return self._live_run().loaders_were_given
+
+    @property
+    def loaders_at_work(self) -> list[Any]:
+        """The loaders of the stage at work, as it uses them."""
+        stage = self.state.stage
+        used = self._live_run().loaders_of(stage.dataloader_prefix) if stage is not None else None
+        return tree_leaves(used)
+
+    def reload_dataloaders(self) -> None:
+        """Forget the loaders: the next stage, or the evaluation that is about to begin, asks for them anew."""
+        self._live_run().forget_loaders()
 
     @property
     def num_training_batches(self) -> float:

@@ -48,7 +48,6 @@ def _prepared(outer: Run, callbacks: list[Any], fn: TrainerFn, batch_size: int |
 
 def _run(trial: Run, fn: TrainerFn) -> None:
     if fn == TrainerFn.FITTING:
-        trial.notify("on_fit_start")
         fit(trial)
     else:
         {
