@@ -8,9 +8,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from raylight.callbacks.base import Callback
+from raylight.callbacks.batch_size_finder import BatchSizeFinder
 from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
 from raylight.callbacks.checkpoint_files import absolute_dirpath
 from raylight.callbacks.legacy import GradientNormLogger, TerminateOnNaN
+from raylight.callbacks.lr_finder import LearningRateFinder
 from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
 from raylight.callbacks.summary import ModelSummary, RichModelSummary
@@ -176,8 +178,14 @@ def check_state_keys(callbacks: list[Any]) -> None:
 
 
 def in_order(callbacks: list[Any]) -> list[Any]:
-    """Checkpoints last, so that they see what the others did."""
-    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+    """Searches first, so that all else goes by what they find; checkpoints last, so that they see what others did."""
+    return sorted(callbacks, key=_place)
+
+
+def _place(callback: Any) -> int:
+    if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+        return 0
+    return 2 if isinstance(callback, Checkpoint) else 1
 
 
 def tell(config: TrainerConfig) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from typing_extensions import Self
@@ -40,6 +41,7 @@ from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
 from raylight.precision import Precision, make_precision, precision_name
 from raylight.strategies import Strategy, make_strategy
+from raylight.tuner.tuning import Tuner, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
@@ -272,6 +274,58 @@ class Trainer(TrainerView):
         returned = return_predictions is None or return_predictions
         outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned)
         return outcome.predictions if returned else None
+
+    def tune(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        *positional: Any,
+        **named: Any,
+    ) -> dict[str, Any]:
+        """The searches that ``auto_scale_batch_size`` and ``auto_lr_find`` ask for, as in Lightning 1.x.
+
+        After the loaders come, by position or name, either ``datamodule, scale_batch_size_kwargs, lr_find_kwargs`` (1.3
+        to 1.7) or ``dataloaders, datamodule, scale_batch_size_kwargs, lr_find_kwargs, method`` (1.8 and 1.9).
+
+        Args:
+            model: What is found is set on it, its hparams or its datamodule, wherever the attribute is.
+            train_dataloaders: As for ``fit``.
+            val_dataloaders: As for ``fit``.
+            positional: See above.
+            named: See above.
+
+        Returns:
+            "scale_batch_size" with the batch size, and "lr_find" with the range test, where each was asked for.
+        """
+        rest = tune_arguments(positional, named)
+        batch_kwargs, lr_kwargs = rest.pop("scale_batch_size_kwargs") or {}, rest.pop("lr_find_kwargs") or {}
+        batch_flag, lr_flag = self.config.auto_scale_batch_size, self.config.auto_lr_find
+        if not batch_flag and not lr_flag:
+            rank_zero_warn("tune() has nothing to do: use Trainer(auto_lr_find=True) or (auto_scale_batch_size=True).")
+        tuner = Tuner(self)
+        found: dict[str, Any] = {}
+        loaders = {"train_dataloaders": train_dataloaders, "val_dataloaders": val_dataloaders, **rest}
+        if isinstance(train_dataloaders, LightningDataModule):
+            loaders.update(train_dataloaders=None, datamodule=train_dataloaders)
+        if batch_flag:
+            mode = {"mode": batch_flag} if isinstance(batch_flag, str) else {}
+            found["scale_batch_size"] = tuner.scale_batch_size(model, **loaders, **{**mode, **batch_kwargs})
+        if lr_flag:
+            attribute = {"attr_name": lr_flag} if isinstance(lr_flag, str) else {}
+            found["lr_find"] = tuner.lr_find(model, **loaders, **{**attribute, **lr_kwargs})
+        return found
+
+    @contextlib.contextmanager
+    def only_with(self, callback: Callback) -> Iterator[None]:
+        """Calls inside have this callback alone and no logger; counters, metrics and callbacks are then as before."""
+        kept = self.callbacks, self._loggers, self.state
+        self.callbacks, self._loggers = [callback], []
+        self.state = dataclasses.replace(self.state)
+        try:
+            yield
+        finally:
+            self.callbacks, self._loggers, self.state = kept
 
     def shutdown(self) -> None:
         """Let the workers go, and the Ray cluster if raylight started it. The next call starts anew."""

@@ -22,11 +22,13 @@ def test_package() -> None:
 
 def test_callbacks() -> None:
     assert raylight.callbacks.__all__ == [
+        "BatchSizeFinder",
         "Callback",
         "Checkpoint",
         "EarlyStopping",
         "GradientAccumulationScheduler",
         "LambdaCallback",
+        "LearningRateFinder",
         "LearningRateMonitor",
         "ModelCheckpoint",
         "ModelSummary",

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 from raylight.callbacks.base import Callback
+from raylight.callbacks.batch_size_finder import BatchSizeFinder
 from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.lambda_function import LambdaCallback
+from raylight.callbacks.lr_finder import LearningRateFinder
 from raylight.callbacks.monitors import LearningRateMonitor
 from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
@@ -13,11 +15,13 @@ from raylight.callbacks.summary import ModelSummary, RichModelSummary
 from raylight.utilities.aliases import lazy_names
 
 __all__ = [
+    "BatchSizeFinder",
     "Callback",
     "Checkpoint",
     "EarlyStopping",
     "GradientAccumulationScheduler",
     "LambdaCallback",
+    "LearningRateFinder",
     "LearningRateMonitor",
     "ModelCheckpoint",
     "ModelSummary",

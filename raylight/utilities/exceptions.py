@@ -13,6 +13,7 @@
     ├── WorkerError                                   a worker process is gone or the engine around it failed
     └── MissingNameError (also ModuleNotFoundError)   Lightning has a module or name that raylight lacks
 
+    TunerExit                                         a search has its result: the call it ran in ends here
     SIGTERMException (a SystemExit)                   the process was asked to end by a signal
 
 An exception of the user's code is never one of these: it reaches the driver with its own type, and carries where it
@@ -76,6 +77,10 @@ class WorkerError(RaylightError):
 
 class MissingNameError(RaylightError, ModuleNotFoundError):
     """raylight has no counterpart of a module or name of Lightning's; the message says what to use."""
+
+
+class TunerExit(Exception):  # noqa: N818  nothing has gone wrong
+    """A search inside a call has its result, and the call was made for nothing else: it ends here, successfully."""
 
 
 class SIGTERMException(SystemExit):

@@ -217,6 +217,21 @@ def _with_sampler(loader: DataLoader[Any], sampler: Sampler[Any]) -> DataLoader[
     return _with(loader, sampler=sampler, batch_sampler=BatchSampler(sampler, batches.batch_size, batches.drop_last))  # type: ignore[attr-defined]
 
 
+def with_batch_size(loader: Any, batch_size: int) -> Any:
+    """``loader`` with batches of another size.
+
+    Raises:
+        MisconfigurationException: It is no DataLoader, or makes its batches in a way of its own.
+    """
+    if not isinstance(loader, DataLoader) or _has_own_batches(loader) or loader.batch_size is None:
+        raise MisconfigurationException(
+            f"The batch size of this {type(loader).__name__} cannot be changed: it is no DataLoader with a batch_size. "
+            "Let your LightningModule or LightningDataModule make the loader from an attribute `batch_size`."
+        )
+    batches = BatchSampler(loader.sampler, batch_size, loader.drop_last)
+    return _with(loader, batch_sampler=batches, batch_size=batch_size)
+
+
 def _with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
     """A copy of ``loader`` with other attributes.
 

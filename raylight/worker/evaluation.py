@@ -11,7 +11,7 @@ from torch import nn
 
 from raylight.config.messages import RunningStage
 from raylight.utilities import tree
-from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.exceptions import MisconfigurationException, TunerExit
 from raylight.utilities.signatures import accepts, has_argument, requires
 from raylight.worker import legacy
 
@@ -58,6 +58,9 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
     try:
         getattr(run.model, f"on_{name}_model_eval")()
         run.notify(f"on_{name}_start")
+        if stage.dataloader_prefix not in run.eval_data:  # a search has changed the batch size
+            evaluated = run.load_eval_data(stage)
+            limits = evaluated.num_batches
         run.notify(f"on_{name}_epoch_start")
         outputs = _run_batches(run, stage, evaluated, limits)
         run.metrics.reduce_epoch()
@@ -66,6 +69,9 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
         results = _finish_epoch(run, stage, evaluated.num_dataloaders)
         run.notify(f"on_{name}_end")
         _restore_modes(run, name, modes)
+    except TunerExit:
+        _put_back(modes)
+        raise
     finally:
         run.metrics.reset()
         run.metrics = outer_metrics
@@ -154,6 +160,10 @@ def _restore_modes(run: Run, name: str, modes: dict[nn.Module, bool]) -> None:
     if name != "predict" and run.overrides(hook):
         getattr(run.model, hook)()
         return
+    _put_back(modes)
+
+
+def _put_back(modes: dict[nn.Module, bool]) -> None:
     for module, training in modes.items():
         module.training = training
 
@@ -178,6 +188,8 @@ def predict(run: Run) -> list[Any]:
         modes = {module: module.training for module in run.model.modules()}
         run.model.on_predict_model_eval()
         run.notify("on_predict_start")
+        if "predict" not in run.eval_data:  # a search has changed the batch size
+            predicted = run.load_eval_data(RunningStage.PREDICTING)
         run.notify("on_predict_epoch_start")
         outputs = run.predicted = []
         outputs.extend(_predict_batches(run, predicted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ import torch
 
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import Job, Outcome, TrainerFn
+from raylight.utilities.exceptions import TunerExit
 from raylight.worker import evaluation
 from raylight.worker.control import StopRequest
 from raylight.worker.fitting import StopFit, fit
 from raylight.worker.run import Run
+from raylight.worker.trial import try_out
 
 if TYPE_CHECKING:
     from raylight.worker.run import Emit
@@ -37,6 +40,7 @@ def execute(
     if job.trainer is None:  # in the user's process the Trainer did it, and the user may have changed it since
         set_torch_flags(job.config)
     run = Run(job, ranks, device, emit, stop)
+    run.try_out = functools.partial(try_out, run)
     if job.trainer is not None:
         job.trainer._run = run
         job.trainer.state = run.state
@@ -46,6 +50,8 @@ def execute(
         run.begin()
         _run_loops(run, outcome)
         run.end()
+    except TunerExit:
+        run.end_early()
     except StopFit:
         outcome.interrupted = True
         run.fail(KeyboardInterrupt())

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from raylight.utilities.types import LRSchedulerConfig
 
 Emit = Callable[[Event], None]
+TryOut = Callable[..., TrainState]
 
 FIRST_STAGE = {
     TrainerFn.FITTING: RunningStage.TRAINING,
@@ -113,6 +114,9 @@ class Run:
         self.validated_last = False
         """Nothing was trained since the last validation."""
 
+        self.try_out: TryOut
+        """See ``raylight.worker.trial``."""
+
         # What the step path need not ask again; settled in start()
         self.calls: legacy.ModelCalls
         self.hears_backward = True
@@ -154,6 +158,35 @@ class Run:
 
     def start(self) -> None:
         """From the Job to a model that is ready to run. Collective."""
+        self._take_over()
+        legacy.warn_of_old_hooks(self.model)
+        self._prepare_data()
+        self._setup_hooks()
+        self.model.configure_sharded_model()
+        self.model.configure_model()
+        self.checkpoint = checkpointing.read(self)
+        if self.checkpoint is not None:
+            checkpointing.restore_model_and_callbacks(self, self.checkpoint)
+        self._setup_strategy()
+        self._settle_step_path()
+
+    def start_within(self, outer: Run) -> None:
+        """As ``start``, for a run inside another's hook: what that has prepared is used, but for the optimizers."""
+        self.strategy, self.precision = outer.strategy, outer.precision
+        self.metrics = self.make_metrics(training=self.state.fn == TrainerFn.FITTING)
+        self._take_over()
+        if self.state.fn == TrainerFn.FITTING:
+            self._configure_optimizers()
+        self._settle_step_path()
+
+    def give_back(self, outer: Run) -> None:
+        """The end of a run that was started ``start_within``: model and datamodule belong to ``outer`` again."""
+        self.model._attach(outer)
+        if self.source.datamodule is not None:
+            self.source.datamodule.trainer = outer.trainer
+
+    def _take_over(self) -> None:
+        """Stage and limits from the Job; model and datamodule belong to this run now."""
         self.state.status, self.state.stage = TrainerStatus.RUNNING, FIRST_STAGE[self.job.fn]
         self.state.enable_validation = (
             self.overrides("validation_step")
@@ -165,20 +198,9 @@ class Run:
             base = self.config.accumulate_grad_batches
             self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
         self.model._attach(self)
-        datamodule = self.source.datamodule
-        if datamodule is not None:
-            datamodule.trainer = self.trainer
+        if self.source.datamodule is not None:
+            self.source.datamodule.trainer = self.trainer
         self.listeners = listeners.collect(self)
-        legacy.warn_of_old_hooks(self.model)
-        self._prepare_data()
-        self._setup_hooks()
-        self.model.configure_sharded_model()
-        self.model.configure_model()
-        self.checkpoint = checkpointing.read(self)
-        if self.checkpoint is not None:
-            checkpointing.restore_model_and_callbacks(self, self.checkpoint)
-        self._setup_strategy()
-        self._settle_step_path()
 
     def _prepare_data(self) -> None:
         for owner in (self.source.datamodule, self.model):
@@ -247,6 +269,11 @@ class Run:
         self.metrics.hook = None
         if self.state.fn == TrainerFn.FITTING:
             self.notify("on_fit_end")
+        self.end_early()
+
+    def end_early(self) -> None:
+        """Nothing more is to be done; a tuner ends a call like this."""
+        self.metrics.hook = None
         self.teardown_hooks()
         self.state.status = TrainerStatus.FINISHED
         self.state.stage = None
@@ -319,6 +346,17 @@ class Run:
             return data.prepare_workers(loader)
 
         return data.map_loaders(prepare, loaders)
+
+    @property
+    def loaders_were_given(self) -> bool:
+        """Whether the call was handed its loaders."""
+        prefix = {"fit": "train", "validate": "val"}.get(str(self.state.fn), str(self.state.fn))
+        return getattr(self.source, prefix) is not None
+
+    def forget_loaders(self) -> None:
+        """The next use asks for loaders anew."""
+        self.train_data = None
+        self.eval_data.clear()
 
     def predictions(self) -> list[list[Any]]:
         """This rank's predictions so far, a list for each loader."""

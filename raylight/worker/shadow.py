@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from raylight.worker.snapshot import metric_state, set_metric_state
+
 if TYPE_CHECKING:
     from raylight.worker.run import Run
 
@@ -43,17 +45,10 @@ def _unlogged(run: Run) -> Iterator[None]:
     run.metrics = run.make_metrics(training=True)
     run.metrics.start_batch(kept.batch)
     run.metrics.hook = kept.hook
-    states = [(module, _copied_state(module)) for module in run.model.modules() if hasattr(module, "metric_state")]
+    states = [(module, metric_state(module)) for module in run.model.modules() if hasattr(module, "metric_state")]
     try:
         yield
     finally:
         run.metrics = kept
         for module, state in states:
-            for name, value in state.items():
-                setattr(module, name, value)
-
-
-def _copied_state(metric: Any) -> dict[str, Any]:
-    """What a torchmetrics Metric has gathered so far."""
-    state = metric.metric_state.items()
-    return {name: value.clone() if isinstance(value, Tensor) else list(value) for name, value in state}
+            set_metric_state(module, state)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from raylight.accelerators import KINDS, Accelerator
 from raylight.callbacks.checkpoint import Checkpoint
@@ -559,6 +560,22 @@ class TrainerView:
         return self.run.loaders_of("predict") if self.run is not None else None
 
     @property
+    def loaders_were_given(self) -> bool:
+        """Whether the loaders at work were handed to the call, and not made by model or datamodule."""
+        return self._live_run().loaders_were_given
+
+    @property
+    def loaders_at_work(self) -> list[Any]:
+        """The loaders of the stage at work, as it uses them."""
+        stage = self.state.stage
+        used = self._live_run().loaders_of(stage.dataloader_prefix) if stage is not None else None
+        return tree_leaves(used)
+
+    def reload_dataloaders(self) -> None:
+        """Forget the loaders: the next stage, or the evaluation that is about to begin, asks for them anew."""
+        self._live_run().forget_loaders()
+
+    @property
     def num_training_batches(self) -> float:
         """Batches per epoch and worker; inf for a loader without length."""
         return self.state.num_training_batches
@@ -641,6 +658,22 @@ class TrainerView:
         if self.run is None:
             raise AttributeError("Call this while a run is live, or after it ran in this process.")
         return self.run
+
+    def try_out(
+        self, callbacks: list[Any], fn: TrainerFn = TrainerFn.FITTING, batch_size: int | None = None, **flags: Any
+    ) -> TrainState:
+        """Collective, for hooks: a short run of this model inside the one at work; the model is put back afterwards.
+
+        Args:
+            callbacks: The only ones that it has.
+            fn: What it does.
+            batch_size: Of loaders that were handed to ``fit`` and the like; None leaves them.
+            **flags: Trainer flags that differ from this run's.
+
+        Returns:
+            Its counters.
+        """
+        return self._live_run().try_out(callbacks, fn, batch_size, **flags)
 
     def save_checkpoint(
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
