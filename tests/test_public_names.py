@@ -20,8 +20,12 @@ def test_package() -> None:
 
 def test_callbacks() -> None:
     assert raylight.callbacks.__all__ == [
+        "BackboneFinetuning",
+        "BaseFinetuning",
+        "BasePredictionWriter",
         "Callback",
         "Checkpoint",
+        "EMAWeightAveraging",
         "EarlyStopping",
         "GradientAccumulationScheduler",
         "LambdaCallback",
@@ -31,8 +35,10 @@ def test_callbacks() -> None:
         "ProgressBar",
         "RichModelSummary",
         "RichProgressBar",
+        "StochasticWeightAveraging",
         "TQDMProgressBar",
         "Timer",
+        "WeightAveraging",
     ]
 
 

@@ -3,15 +3,23 @@
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
 from raylight.callbacks.early_stopping import EarlyStopping
+from raylight.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
 from raylight.callbacks.lambda_function import LambdaCallback
 from raylight.callbacks.monitors import LearningRateMonitor
+from raylight.callbacks.prediction_writer import BasePredictionWriter
 from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
+from raylight.callbacks.stochastic_weight_avg import StochasticWeightAveraging
 from raylight.callbacks.summary import ModelSummary, RichModelSummary
+from raylight.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 
 __all__ = [
+    "BackboneFinetuning",
+    "BaseFinetuning",
+    "BasePredictionWriter",
     "Callback",
     "Checkpoint",
+    "EMAWeightAveraging",
     "EarlyStopping",
     "GradientAccumulationScheduler",
     "LambdaCallback",
@@ -21,6 +29,8 @@ __all__ = [
     "ProgressBar",
     "RichModelSummary",
     "RichProgressBar",
+    "StochasticWeightAveraging",
     "TQDMProgressBar",
     "Timer",
+    "WeightAveraging",
 ]

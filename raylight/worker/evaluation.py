@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from raylight.config.messages import RunningStage
-from raylight.utilities import tree
 from raylight.worker.listeners import accepts, requires
 
 if TYPE_CHECKING:
@@ -158,27 +157,31 @@ def predict(run: Run) -> list[Any]:
             raise ValueError(f"predict takes loaders one after the other, not {predicted.combined.mode!r}.")
         if predicted.is_empty:
             return []
+        run.predict_loop.start(predicted, run.callbacks, run.job.return_predictions)
         modes = {module: module.training for module in run.model.modules()}
         run.model.on_predict_model_eval()
         run.notify("on_predict_start")
         run.notify("on_predict_epoch_start")
-        outputs = list(_predict_batches(run, predicted))
+        _predict_batches(run, predicted)
         run.notify("on_predict_epoch_end")
+        outputs = run.predict_loop.end()
         run.notify("on_predict_end")
         _restore_modes(run, "predict", modes)
     return outputs
 
 
-def _predict_batches(run: Run, predicted: EvalData) -> Iterator[tuple[int, int, Any]]:
-    step = _step_caller(run, "predict_step", predicted.several)
+def _predict_batches(run: Run, predicted: EvalData) -> None:
+    step, loop = _step_caller(run, "predict_step", predicted.several), run.predict_loop
     for batch, batch_idx, dataloader_idx in predicted.batches(predicted.num_batches):
         batch = run.transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if predicted.several else (batch, batch_idx)
+        if loop.watches:
+            loop.start_batch(dataloader_idx)
         run.notify("on_predict_batch_start", *where)
         output = step(*where)
         run.notify("on_predict_batch_end", output, *where)
-        if run.job.return_predictions:
-            yield dataloader_idx, batch_idx, tree.to_cpu(output)
+        if loop.keeps_predictions:
+            loop.keep(dataloader_idx, output)
 
 
 def in_dataset_order(by_rank: list[list[tuple[int, int, Any]]]) -> list[Any]:

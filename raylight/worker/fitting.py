@@ -231,6 +231,8 @@ def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
         return functools.partial(_train_batch_manually, run, step)
     if not run.optimizers:
         raise MisconfigurationException("configure_optimizers returned no optimizer; return None to train without.")
+    if run.state.skip_backward:
+        return functools.partial(_train_batch_forward_only, run, step)
     return functools.partial(_train_batch_with_closure if run.needs_closure else train_batch, run, step)
 
 
@@ -356,6 +358,24 @@ def _train_batch_with_closure(run: Run, step: Callable[[Any, int], Any], batch: 
     run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
     run.state.global_step += 1
     run.metrics.hook = None
+    return outputs
+
+
+def _train_batch_forward_only(run: Run, step: Callable[[Any, int], Any], batch: Any, batch_idx: int) -> Any:
+    """training_step alone; at the epoch's end the optimizer steps on the gradients that are left, as in Lightning."""
+    outputs: Any = None
+
+    def closure() -> Any:
+        nonlocal outputs
+        with torch.enable_grad(), run.strategy.no_sync() if run.strategy.distributed else _NOTHING:
+            outputs = _train_batch_manually(run, step, batch, batch_idx)
+        return outputs.get("loss")
+
+    if run.state.is_accumulating:
+        closure()
+        return outputs
+    run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
+    run.state.global_step += 1
     return outputs
 
 

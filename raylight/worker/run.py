@@ -27,6 +27,7 @@ from raylight.worker import checkpointing, data, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, LRSchedulerConfig, configure, needs_closure, raw
+from raylight.worker.predict_loop import PredictLoop
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
 
@@ -78,6 +79,7 @@ class Run:
         # What it reads and logs
         self.train_data: data.TrainData | None = None
         self.eval_data: dict[str, data.EvalData] = {}
+        self.predict_loop = PredictLoop()
         self.transfers: list[Callable[..., Any]] = []
         self.last_train_load = 0
         """Epoch in which the training loaders were last asked for."""
@@ -195,6 +197,10 @@ class Run:
         """Use these from now on."""
         self.optimizers = [raw(optimizer) for optimizer in optimizers]
         self.lightning_optimizers = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
+
+    def use_lr_scheduler(self, scheduler: Any) -> None:
+        """See ``TrainerView.use_lr_scheduler``."""
+        self.lr_scheduler_configs[:] = [LRSchedulerConfig(scheduler)]
 
     def begin(self) -> None:
         """Everything is ready: the hooks of the start, hyperparameters to the loggers, the rest of the checkpoint."""

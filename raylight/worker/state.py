@@ -15,6 +15,7 @@ from raylight.callbacks.progress import ProgressBar
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.precision import precision_name
 from raylight.worker.fit_loop import FitLoop
+from raylight.worker.predict_loop import PredictLoop
 
 if TYPE_CHECKING:
     import os
@@ -82,6 +83,9 @@ class TrainState:
     """The batch at work is the last of its epoch."""
     is_accumulating: bool = False
     """The batch at work ends without an optimizer step."""
+
+    skip_backward: bool = False
+    """Batches only go forward, for the statistics of batch-norm layers."""
 
     # Limits in force
     max_epochs: int | None = None
@@ -168,6 +172,11 @@ class TrainerView:
     def fit_loop(self) -> FitLoop:
         """Limits and position under Lightning's names."""
         return FitLoop(self)
+
+    @property
+    def predict_loop(self) -> PredictLoop:
+        """What ``predict`` has made on this rank."""
+        return self.run.predict_loop if self.run is not None else PredictLoop()
 
     @property
     def should_stop(self) -> bool:
@@ -446,6 +455,10 @@ class TrainerView:
     @property
     def lr_scheduler_configs(self) -> list[Any]:
         return self.run.lr_scheduler_configs if self.run is not None else []
+
+    def use_lr_scheduler(self, scheduler: Any) -> None:
+        """Step ``scheduler`` once per epoch from now on, in place of what configure_optimizers returned."""
+        self._live_run().use_lr_scheduler(scheduler)
 
     @property
     def train_dataloader(self) -> Any:
