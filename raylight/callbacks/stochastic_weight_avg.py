@@ -170,7 +170,7 @@ class StochasticWeightAveraging(Callback):
         self._swa_scheduler = self._make_scheduler(trainer)
         if self._scheduler_state is not None:
             self._swa_scheduler.load_state_dict(self._scheduler_state)
-        elif trainer.current_epoch != self.swa_start:
+        elif trainer.ckpt_path is not None and trainer.current_epoch != self.swa_start:
             rank_zero_warn(
                 "SWA is initializing after swa_start without any checkpoint data. This may be caused by loading a "
                 "checkpoint from an older version of PyTorch Lightning."
@@ -260,8 +260,9 @@ class StochasticWeightAveraging(Callback):
         self._init_n_averaged = state_dict["n_averaged"]
         self._latest_update_epoch = state_dict["latest_update_epoch"]
         self._scheduler_state = state_dict["scheduler_state"]
-        if self._average_model is not None:
-            self._average_model.load_state_dict(state_dict["average_model_state"])
+        weights = state_dict["average_model_state"]
+        if self._average_model is not None and weights is not None:
+            self._average_model.load_state_dict(weights)
 
     def on_load_checkpoint(self, trainer: TrainerView, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """SWALR's state must not go into the model's scheduler: ours is made when its epoch comes."""

@@ -273,6 +273,32 @@ def test_content_of_a_file(same_in_both: Any, kind: str) -> None:
     assert ("averaging_state" in found) == (kind == "ema")
 
 
+def test_evaluating_a_file(same_in_both: Any) -> None:
+    """The file's average is what is validated, where the callback still has another one too."""
+
+    def run(side: Any) -> Any:
+        model = make(side, validates=True)
+        trainer = side.fit(model, callback_of(side, "ema"), keeper(side), max_epochs=3)
+        trainer.validate(model, ckpt_path=side.root / "epoch=0.ckpt", verbose=False)
+        expected = torch.load(side.root / "epoch=0.ckpt", weights_only=True)["state_dict"]
+        return model.seen[-1], expected
+
+    seen, expected = same_in_both(run)
+    assert seen == expected
+
+
+def test_evaluating_a_file_without_having_trained(same_in_both: Any) -> None:
+    def run(side: Any) -> Any:
+        side.fit(make(side), callback_of(side, "ema"), keeper(side), max_epochs=1)
+        model = make(side, validates=True)
+        path = side.root / "epoch=0.ckpt"
+        side.trainer(callback_of(side, "ema")).validate(model, ckpt_path=path, verbose=False)
+        return model.seen
+
+    with pytest.warns(UserWarning, match="but loading a checkpoint outside the 'fit' stage"):
+        same_in_both(run)
+
+
 def test_a_file_without_an_average(same_in_both: Any) -> None:
     def run(side: Any) -> Any:
         side.fit(make(side), keeper(side), max_epochs=2)
