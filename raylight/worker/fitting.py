@@ -374,7 +374,10 @@ def _train_batch_forward_only(run: Run, step: Callable[[Any, int], Any], batch: 
     if run.state.is_accumulating:
         closure()
         return outputs
-    run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
+    if run.precision.scaler is None:
+        run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
+    else:
+        closure()  # the gradients that are left are unscaled already, which the scaler would not know
     run.state.global_step += 1
     return outputs
 
