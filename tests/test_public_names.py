@@ -22,9 +22,13 @@ def test_package() -> None:
 
 def test_callbacks() -> None:
     assert raylight.callbacks.__all__ == [
+        "BackboneFinetuning",
+        "BaseFinetuning",
+        "BasePredictionWriter",
         "BatchSizeFinder",
         "Callback",
         "Checkpoint",
+        "EMAWeightAveraging",
         "EarlyStopping",
         "GradientAccumulationScheduler",
         "LambdaCallback",
@@ -35,8 +39,10 @@ def test_callbacks() -> None:
         "ProgressBar",
         "RichModelSummary",
         "RichProgressBar",
+        "StochasticWeightAveraging",
         "TQDMProgressBar",
         "Timer",
+        "WeightAveraging",
     ]
 
 

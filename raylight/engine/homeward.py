@@ -20,8 +20,8 @@ from raylight.worker.run import Run
 
 LARGEST = 64 * 1024 * 1024
 """Bytes of one attribute that still travel."""
-STAYS = frozenset({*vars(torch.nn.Module()), "_trainer", "_run", "trainer"})
-"""Attributes that travel otherwise, or belong to the worker."""
+STAYS = frozenset({*vars(torch.nn.Module()), "_trainer", "_run", "trainer", "_average_model", "_swa_scheduler"})
+"""Attributes that travel otherwise, or belong to the worker; averaged weights end in the model."""
 References = list[tuple[str, Any]]
 
 

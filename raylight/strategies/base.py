@@ -56,6 +56,9 @@ class Strategy:
         self.lightning_module = module
         self.model = module.to(self.device)
 
+    def rewrap(self) -> None:
+        """Other parameters require gradients than at ``setup``: wrap the model anew. Collective, between two epochs."""
+
     def teardown(self) -> None:
         """Let go of the wrapper, and of the GPU's memory."""
         if self.lightning_module is not None and self.device.type == "cuda":

@@ -61,7 +61,15 @@ class DDPStrategy(Strategy):
         if sync_batchnorm:
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         super().setup(module, for_training, sync_batchnorm)
-        if not for_training or not any(p.requires_grad for p in module.parameters()):
+        if for_training:
+            self.rewrap()
+
+    def rewrap(self) -> None:
+        # DDP averages the gradients of the parameters that required them when it was made, and of no others.
+        module = self.lightning_module
+        assert module is not None
+        self.model = module
+        if not any(parameter.requires_grad for parameter in module.parameters()):
             return
         find_unused = self.find_unused_parameters
         if find_unused is None:  # a step may use part of the model where there are several optimizers

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from raylight.callbacks.base import Callback
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import progress
-from raylight.config.messages import TrainerFn
 from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.worker.listeners import overrides
@@ -99,15 +98,14 @@ def read(run: Run) -> dict[str, Any] | None:
 
 
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
-    """Weights, the datamodule's state, and, for fit, the callbacks'."""
+    """Weights, and the states of the datamodule and the callbacks."""
     model = run.model
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
     datamodule = run.source.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
         datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
-    if run.state.fn == TrainerFn.FITTING:
-        _restore_callbacks(run, checkpoint)
+    _restore_callbacks(run, checkpoint)
 
 
 def _restore_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,27 @@ class SkipFirst(Sampler[Any]):
 
     def __len__(self) -> int:
         return max(0, len(self.items) - self.count)  # type: ignore[arg-type]
+
+
+class IndexRecord(Sampler[Any]):
+    """Another sampler or batch sampler, and what it has given that was not asked for yet."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        self.items = items
+        self._given: deque[Any] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._given.clear()
+        for item in self.items:
+            self._given.append(item if isinstance(item, list | tuple) else [item])
+            yield item
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def next_batch(self) -> Any:
+        """Indices of the next batch's samples; a loader with worker processes may be several batches ahead."""
+        return self._given.popleft()
 
 
 def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
@@ -520,10 +542,25 @@ class EvalData:
         for loader in self.combined.flattened:
             set_epoch(loader, epoch)
 
+    def record_indices(self) -> list[IndexRecord | None]:
+        """Have each loader tell which samples of the dataset its batches are made of; None for those that cannot."""
+        recorded = [_recording(loader) for loader in self.combined.flattened]
+        self.combined.flattened = [loader for loader, _ in recorded]
+        return [record for _, record in recorded]
+
     def batches(self, limits: list[float]) -> Iterator[tuple[Any, int, int]]:
         """``(batch, batch_idx, dataloader_idx)``, at most ``limits`` of each loader."""
         self.combined.limits = limits
         return iter(self.combined)
+
+
+def _recording(loader: Any) -> tuple[Any, IndexRecord | None]:
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        rank_zero_warn(f"Couldn't infer the batch indices fetched from your dataloader: `{type(loader).__name__}`")
+        return loader, None
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    record = IndexRecord(getattr(loader, name))
+    return _with(loader, **{name: record}), record
 
 
 def combine(loaders: Any, mode: str) -> CombinedLoader:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from raylight.config.messages import RunningStage
-from raylight.utilities import tree
 from raylight.utilities.exceptions import MisconfigurationException, TunerExit
 from raylight.utilities.signatures import accepts, has_argument, requires
 from raylight.worker import legacy
@@ -53,25 +52,20 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
     if evaluated.is_empty:
         return []
     outer_metrics, run.metrics = run.metrics, run.make_metrics(training=False)
-    modes = {module: module.training for module in run.model.modules()}
     name = stage.hook_prefix
     try:
-        getattr(run.model, f"on_{name}_model_eval")()
-        run.notify(f"on_{name}_start")
-        if stage.dataloader_prefix not in run.eval_data:  # a search has changed the batch size
-            evaluated = run.load_eval_data(stage)
-            limits = evaluated.num_batches
-        run.notify(f"on_{name}_epoch_start")
-        outputs = _run_batches(run, stage, evaluated, limits)
-        run.metrics.reduce_epoch()
-        if outputs is not None:
-            legacy.end_epoch(run, name, outputs if evaluated.several else outputs[0])
-        results = _finish_epoch(run, stage, evaluated.num_dataloaders)
-        run.notify(f"on_{name}_end")
-        _restore_modes(run, name, modes)
-    except TunerExit:
-        _put_back(modes)
-        raise
+        with _evaluating(run, name):
+            run.notify(f"on_{name}_start")
+            if stage.dataloader_prefix not in run.eval_data:  # a search has changed the batch size
+                evaluated = run.load_eval_data(stage)
+                limits = evaluated.num_batches
+            run.notify(f"on_{name}_epoch_start")
+            outputs = _run_batches(run, stage, evaluated, limits)
+            run.metrics.reduce_epoch()
+            if outputs is not None:
+                legacy.end_epoch(run, name, outputs if evaluated.several else outputs[0])
+            results = _finish_epoch(run, stage, evaluated.num_dataloaders)
+            run.notify(f"on_{name}_end")
     finally:
         run.metrics.reset()
         run.metrics = outer_metrics
@@ -155,12 +149,21 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     return in_precision
 
 
-def _restore_modes(run: Run, name: str, modes: dict[nn.Module, bool]) -> None:
+@contextlib.contextmanager
+def _evaluating(run: Run, name: str) -> Iterator[None]:
+    """The model in evaluation mode; afterwards each submodule in the mode that it had, unless a hook sees to it."""
+    modes = {module: module.training for module in run.model.modules()}
+    getattr(run.model, f"on_{name}_model_eval")()
+    try:
+        yield
+    except TunerExit:
+        _put_back(modes)
+        raise
     hook = f"on_{name}_model_train"
     if name != "predict" and run.overrides(hook):
         getattr(run.model, hook)()
-        return
-    _put_back(modes)
+    else:
+        _put_back(modes)
 
 
 def _put_back(modes: dict[nn.Module, bool]) -> None:
@@ -185,30 +188,31 @@ def predict(run: Run) -> list[Any]:
             raise ValueError(f"predict takes loaders one after the other, not {predicted.combined.mode!r}.")
         if predicted.is_empty:
             return []
-        modes = {module: module.training for module in run.model.modules()}
-        run.model.on_predict_model_eval()
-        run.notify("on_predict_start")
-        if "predict" not in run.eval_data:  # a search has changed the batch size
-            predicted = run.load_eval_data(RunningStage.PREDICTING)
-        run.notify("on_predict_epoch_start")
-        outputs = run.predicted = []
-        outputs.extend(_predict_batches(run, predicted))
-        run.notify("on_predict_epoch_end")
-        run.notify("on_predict_end")
-        _restore_modes(run, "predict", modes)
+        with _evaluating(run, "predict"):
+            run.notify("on_predict_start")
+            if "predict" not in run.eval_data:  # a search has changed the batch size
+                predicted = run.load_eval_data(stage)
+            run.predict_loop.start(predicted, run.callbacks, run.job.return_predictions)
+            run.notify("on_predict_epoch_start")
+            _predict_batches(run, predicted)
+            run.notify("on_predict_epoch_end")
+            outputs = run.predict_loop.end()
+            run.notify("on_predict_end")
     return outputs
 
 
-def _predict_batches(run: Run, predicted: EvalData) -> Iterator[tuple[int, int, Any]]:
-    step = _step_caller(run, "predict_step", predicted.several)
+def _predict_batches(run: Run, predicted: EvalData) -> None:
+    step, loop = _step_caller(run, "predict_step", predicted.several), run.predict_loop
     for batch, batch_idx, dataloader_idx in predicted.batches(predicted.num_batches):
         batch = run.transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if predicted.several else (batch, batch_idx)
+        if loop.watches:
+            loop.start_batch(dataloader_idx)
         run.notify("on_predict_batch_start", *where)
         output = step(*where)
         run.notify("on_predict_batch_end", output, *where)
-        if run.job.return_predictions:
-            yield dataloader_idx, batch_idx, tree.to_cpu(output)
+        if loop.keeps_predictions:
+            loop.keep(dataloader_idx, output)
 
 
 def in_dataset_order(by_rank: list[list[tuple[int, int, Any]]]) -> list[Any]:

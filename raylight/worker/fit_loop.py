@@ -51,6 +51,20 @@ class FitLoop:
         self._trainer.min_steps = steps
 
     @property
+    def max_batches(self) -> float:
+        """Batches per epoch and worker; inf for a loader without length."""
+        return self._trainer.num_training_batches
+
+    @property
+    def _skip_backward(self) -> bool:
+        """Set it when an epoch starts: its batches only go forward, as for statistics of batch-norm layers."""
+        return self._trainer.state.skip_backward
+
+    @_skip_backward.setter
+    def _skip_backward(self, skip: bool) -> None:
+        self._trainer.state.skip_backward = skip
+
+    @property
     def batch_idx(self) -> int:
         """Of the batch at work in its epoch."""
         return self._trainer.state.batch_idx

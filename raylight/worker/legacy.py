@@ -185,7 +185,7 @@ HOOK_ARGUMENTS: dict[str, tuple[int, Callable[[Run], Any]]] = {
     },
     "on_before_optimizer_step": (1, lambda run: run.optimizer_idx),
     "on_train_epoch_end": (0, lambda run: run.epoch_outputs),
-    "on_predict_epoch_end": (0, lambda run: run.predictions()),
+    "on_predict_epoch_end": (0, lambda run: run.predict_loop.by_loader),
 }
 """Hooks that had one argument more: how many they have today, and the value of the other."""
 

@@ -47,6 +47,8 @@ def _batch_trainer(run: Run, step: Step) -> Callable[[Any, int], Any]:
         return functools.partial(_train_batch_manually, run, step)
     if not run.optimizers:
         raise MisconfigurationException("configure_optimizers returned no optimizer; return None to train without.")
+    if run.state.skip_backward:
+        return functools.partial(_train_batch_forward_only, run, step)
     train = _train_batch_with_closure if run.needs_closure else train_batch
     if len(run.optimizers) > 1:
         return functools.partial(_train_batch_with_each, run, train, step)
@@ -186,6 +188,27 @@ def _train_batch_with_closure(run: Run, step: Step, batch: Any, batch_idx: int, 
     run.calls.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[optimizer_idx], closure)
     run.state.global_step += 1
     run.metrics.hook = None
+    return outputs
+
+
+def _train_batch_forward_only(run: Run, step: Step, batch: Any, batch_idx: int) -> Any:
+    """training_step alone; at the epoch's end the optimizer steps on the gradients that are left, as in Lightning."""
+    outputs: Any = None
+
+    def closure() -> Any:
+        nonlocal outputs
+        with torch.enable_grad(), run.strategy.no_sync() if run.strategy.distributed else _NOTHING:
+            outputs = _train_batch_manually(run, step, batch, batch_idx)
+        return outputs.get("loss")
+
+    if run.state.is_accumulating:
+        closure()
+        return outputs
+    if run.precision.scaler is None:
+        run.calls.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)
+    else:
+        closure()  # the gradients that are left are unscaled already, which the scaler would not know
+    run.state.global_step += 1
     return outputs
 
 

@@ -27,6 +27,7 @@ from raylight.worker import checkpointing, data, legacy, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
+from raylight.worker.predict_loop import PredictLoop
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
 from raylight.worker.verify import has_loader
@@ -93,6 +94,7 @@ class Run:
         # What it reads and logs
         self.train_data: data.TrainData | None = None
         self.eval_data: dict[str, data.EvalData] = {}
+        self.predict_loop = PredictLoop()
         self.transfers: list[Callable[..., Any]] = []
         self.last_train_load = 0
         """Epoch in which the training loaders were last asked for."""
@@ -104,8 +106,6 @@ class Run:
         self.metrics = self.make_metrics(training=job.fn == TrainerFn.FITTING)
         self.epoch_outputs: list[Any] | None = None
         """What the batches of this epoch gave, where a hook of Lightning 1.x wants it at the epoch's end."""
-        self.predicted: list[tuple[int, int, Any]] = []
-        """``(dataloader_idx, batch_idx, output)`` of this rank's predictions."""
         self.checkpoint: dict[str, Any] | None = None
         self.loader_states: list[dict[str, Any]] = []
         """From the checkpoint, for loaders that keep a state of their own."""
@@ -252,6 +252,10 @@ class Run:
         self.optimizers = [raw(optimizer) for optimizer in optimizers]
         self.lightning_optimizers = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
 
+    def use_lr_scheduler(self, scheduler: Any) -> None:
+        """See ``TrainerView.use_lr_scheduler``."""
+        self.lr_scheduler_configs[:] = [LRSchedulerConfig(scheduler)]
+
     def begin(self) -> None:
         """Everything is ready: the hooks of the start, hyperparameters to the loggers, the rest of the checkpoint."""
         if self.state.fn == TrainerFn.FITTING:
@@ -357,11 +361,6 @@ class Run:
         """The next use asks for loaders anew."""
         self.train_data = None
         self.eval_data.clear()
-
-    def predictions(self) -> list[list[Any]]:
-        """This rank's predictions so far, a list for each loader."""
-        loaders = self.eval_data["predict"].num_dataloaders
-        return [[output for own, _, output in self.predicted if own == index] for index in range(loaders)]
 
     def loaders_of(self, prefix: str) -> Any:
         """The loaders of "train", "val", "test" or "predict", as they are used; None before they are asked for."""

@@ -21,6 +21,7 @@ from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.precision import precision_name
 from raylight.utilities import tree
 from raylight.worker.fit_loop import FitLoop
+from raylight.worker.predict_loop import PredictLoop
 
 if TYPE_CHECKING:
     import os
@@ -93,6 +94,9 @@ class TrainState:
     """The batch at work is the last of its epoch."""
     is_accumulating: bool = False
     """The batch at work ends without an optimizer step."""
+
+    skip_backward: bool = False
+    """Batches only go forward, for the statistics of batch-norm layers."""
 
     # Limits in force
     max_epochs: int | None = None
@@ -214,6 +218,11 @@ class TrainerView:
     def fit_loop(self) -> FitLoop:
         """Limits and position under Lightning's names."""
         return FitLoop(self)
+
+    @property
+    def predict_loop(self) -> PredictLoop:
+        """What ``predict`` has made on this rank."""
+        return self.run.predict_loop if self.run is not None else PredictLoop()
 
     @property
     def should_stop(self) -> bool:
@@ -541,6 +550,10 @@ class TrainerView:
     @property
     def lr_scheduler_configs(self) -> list[Any]:
         return self.run.lr_scheduler_configs if self.run is not None else []
+
+    def use_lr_scheduler(self, scheduler: Any) -> None:
+        """Step ``scheduler`` once per epoch from now on, in place of what configure_optimizers returned."""
+        self._live_run().use_lr_scheduler(scheduler)
 
     @property
     def train_dataloader(self) -> Any:
