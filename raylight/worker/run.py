@@ -445,7 +445,7 @@ class Run:
         for logger in self.loggers:
             if merged is not None:
                 logger.log_hyperparams(merged)
-            if self.state.fn == TrainerFn.FITTING and self.job.trainer is not None:
+            if self.job.trainer is not None:  # else the driver has done it
                 logger.log_graph(self.model)
             logger.save()
 

@@ -125,7 +125,7 @@ def test_an_old_metrics_file_is_deleted_with_a_warning(tmp_path):
     first.log_metrics({"old": 1.0}, step=0)
     first.save()
     second = CSVLogger(tmp_path, version=0)
-    with pytest.warns(UserWarning, match="exists and is deleted"):
+    with pytest.warns(UserWarning, match="Experiment logs directory .* exists and is not empty"):
         second.log_metrics({"new": 2.0}, step=5)
     second.save()
     assert Path(second.experiment.metrics_file_path).read_text().splitlines() == ["new,step", "2.0,5"]

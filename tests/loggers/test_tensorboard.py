@@ -244,7 +244,7 @@ def test_log_graph_does_nothing_unless_asked_for(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("example", "message"), [(None, "example_input_array"), ({"x": 1}, "traced with dict")])
+@pytest.mark.parametrize(("example", "message"), [(None, "example_input_array"), ({"x": 1}, "can't be traced by TensorBoard")])
 def test_log_graph_warns_without_a_usable_input(example, message, tmp_path):
     with pytest.warns(UserWarning, match=message):
         TensorBoardLogger(tmp_path, log_graph=True).log_graph(Model(example))
