@@ -119,7 +119,8 @@ class ExportMixin:
         if file_path is not None:
 
             def write(stream: BinaryIO) -> None:
-                torch.jit.save(module, stream)
+                with _without_torchs_notices():
+                    torch.jit.save(module, stream)
 
             storage.write_atomic(file_path, write)
         return cast("ScriptModule", module)
@@ -181,7 +182,8 @@ class ExportMixin:
         finally:
             model.to(device)
         if file_path is not None and ir == "ts":
-            torch.jit.save(compiled, file_path)  # torch_tensorrt.save loses the inputs of a ScriptModule
+            with _without_torchs_notices():  # torch_tensorrt.save has trouble with the inputs of a ScriptModule
+                torch.jit.save(compiled, file_path)
         elif file_path is not None:
             tensorrt.save(compiled, file_path, inputs=sample, output_format=output_format, retrace=retrace)
         return compiled
@@ -194,21 +196,25 @@ class ExportMixin:
 
 @contextmanager
 def readable_by_torchscript(model: nn.Module) -> Iterator[None]:
-    """TorchScript reads every property of a module, and ``trainer`` raises where there is none: not inside.
-
-    Nor does torch say here that TorchScript is deprecated.
-    """
+    """TorchScript reads every property of a module, and ``trainer`` raises where there is none: not inside."""
     alone: list[Any] = [m for m in model.modules() if isinstance(m, ExportMixin) and cast(Any, m)._trainer is None]
     for module in alone:
         module._trainer = _NOBODY
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=".*torch.jit.", category=DeprecationWarning)
+        with _without_torchs_notices():
             yield
     finally:
         for module in alone:
             module._trainer = None
+
+
+@contextmanager
+def _without_torchs_notices() -> Iterator[None]:
+    """Torch does not say of each of its functions that TorchScript is deprecated."""
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", message=".*torch.jit.", category=category)
+        yield
 
 
 _NOBODY = object()

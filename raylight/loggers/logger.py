@@ -19,7 +19,7 @@ def merge_dicts(
     """One dict of several: the values that they have under a key are aggregated, nested dicts likewise.
 
     Args:
-        dicts: A value of None counts as missing.
+        dicts: A value of None counts as missing; a key that has no other is left out.
         agg_key_funcs: A function of the list of values, for single keys; a mapping of these for a nested dict.
         default_func: For all other keys.
 
@@ -30,6 +30,8 @@ def merge_dicts(
     merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for each in dicts for key in each):
         values = [each[key] for each in dicts if each.get(key) is not None]
+        if not values:
+            continue
         if isinstance(values[0], dict):
             merged[key] = merge_dicts(values, functions.get(key), default_func)
         else:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from raylight.callbacks.checkpoint import ModelCheckpoint
 
 LOCAL_FILE_URI_PREFIX = "file:"
-TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI")
+"""The user's, read when this module is imported: later the variable holds what the last logger told MLflow."""
 MOST_PARAMS = 100
 """Parameters that MLflow takes in one request."""
 LONGEST_PARAM = 250
@@ -34,9 +35,9 @@ class MLFlowLogger(CheckpointUploads):
     Args:
         experiment_name: The experiment, which is made if there is none of this name.
         run_name: Shown as the run's name; takes the place of a tag ``mlflow.runName``.
-        tracking_uri: Address of the server or store. None takes the environment variable ``MLFLOW_TRACKING_URI``, or
-            else ``file:`` and ``save_dir``, which MLflow 3.7 and later refuse unless ``MLFLOW_ALLOW_FILE_STORE=true``
-            is set: give ``"sqlite:///mlflow.db"`` there.
+        tracking_uri: Address of the server or store. By default the environment variable ``MLFLOW_TRACKING_URI``. None is
+            ``file:`` and ``save_dir``, which newer versions of MLflow refuse unless ``MLFLOW_ALLOW_FILE_STORE=true`` is
+            set: give ``"sqlite:///mlflow.db"`` there.
         tags: Tags of the run.
         save_dir: A local directory, used where there is no tracking URI.
         log_model: Keep checkpoints as artifacts: "all" when they are written, True when the run ends (or when they
@@ -60,7 +61,7 @@ class MLFlowLogger(CheckpointUploads):
         self,
         experiment_name: str = "lightning_logs",
         run_name: str | None = None,
-        tracking_uri: str | None = None,
+        tracking_uri: str | None = TRACKING_URI,
         tags: dict[str, Any] | None = None,
         save_dir: str | None = "./mlruns",
         log_model: Literal["all"] | bool = False,
@@ -78,9 +79,7 @@ class MLFlowLogger(CheckpointUploads):
         self._experiment_id: str | None = None
         self._run_name = run_name
         self._run_id = run_id
-        self._tracking_uri = (
-            tracking_uri or os.environ.get(TRACKING_URI_VARIABLE) or f"{LOCAL_FILE_URI_PREFIX}{save_dir}"
-        )
+        self._tracking_uri = tracking_uri or f"{LOCAL_FILE_URI_PREFIX}{save_dir}"
         self.tags = tags
         self._prefix = prefix
         self._artifact_location = artifact_location

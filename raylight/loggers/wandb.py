@@ -31,8 +31,8 @@ class WandbLogger(CheckpointUploads):
         name: Shown as the run's name. None lets W&B choose one.
         save_dir: Local directory of what W&B writes.
         version: The run's id, to go on with a run. None starts a new one at the first use of the logger.
-        offline: Keep everything local; ``wandb sync`` uploads it later. Holds for every run of this process that
-            follows, as W&B is told by the environment variable ``WANDB_MODE``.
+        offline: Keep everything local; ``wandb sync`` uploads it later. It also sets the environment variable
+            ``WANDB_MODE``, for runs that other code of this process starts.
         dir: In place of ``save_dir``, where that is None.
         id: In place of ``version``, where that is None.
         anonymous: Allow runs without an account, for versions of W&B that do.
@@ -112,7 +112,7 @@ class WandbLogger(CheckpointUploads):
         import wandb
 
         if self._offline:
-            os.environ["WANDB_MODE"] = "dryrun"
+            os.environ["WANDB_MODE"] = "dryrun"  # as in Lightning; W&B reads it once, so `mode` says it again below
         if wandb.run is not None:
             rank_zero_warn(
                 "There is a wandb run already in progress and newly created instances of `WandbLogger` will reuse this "
@@ -121,7 +121,8 @@ class WandbLogger(CheckpointUploads):
             return wandb.run
         if self._attach_id is not None and hasattr(wandb, "_attach"):
             return wandb._attach(self._attach_id)
-        run = wandb.init(**self._wandb_init)
+        offline = {"mode": "offline"} if self._offline else {}
+        run = wandb.init(**{**self._wandb_init, **offline})
         if getattr(run, "define_metric", None):
             if self._wandb_init.get("sync_tensorboard"):
                 run.define_metric("*", step_metric="global_step")
