@@ -26,6 +26,8 @@ MOST_PARAMS = 100
 """Parameters that MLflow takes in one request."""
 LONGEST_PARAM = 250
 """Characters of a parameter's value that every version of MLflow takes."""
+RUN_NAME_TAG = "mlflow.runName"
+"""Where MLflow keeps a run's name."""
 STATUSES = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
 
@@ -35,9 +37,9 @@ class MLFlowLogger(CheckpointUploads):
     Args:
         experiment_name: The experiment, which is made if there is none of this name.
         run_name: Shown as the run's name; takes the place of a tag ``mlflow.runName``.
-        tracking_uri: Address of the server or store. By default the environment variable ``MLFLOW_TRACKING_URI``. None is
-            ``file:`` and ``save_dir``, which newer versions of MLflow refuse unless ``MLFLOW_ALLOW_FILE_STORE=true`` is
-            set: give ``"sqlite:///mlflow.db"`` there.
+        tracking_uri: Address of the server or store; by default the environment variable ``MLFLOW_TRACKING_URI``. None
+            is ``file:`` and ``save_dir``, which newer versions of MLflow refuse unless the environment says
+            ``MLFLOW_ALLOW_FILE_STORE=true``: give ``"sqlite:///mlflow.db"`` there.
         tags: Tags of the run.
         save_dir: A local directory, used where there is no tracking URI.
         log_model: Keep checkpoints as artifacts: "all" when they are written, True when the run ends (or when they
@@ -113,14 +115,13 @@ class MLFlowLogger(CheckpointUploads):
 
     def _start_run(self, experiment_id: str) -> str:
         from mlflow.tracking.context.registry import resolve_tags
-        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
         if self._run_name is not None:
-            if MLFLOW_RUN_NAME in (self.tags or {}):
+            if RUN_NAME_TAG in (self.tags or {}):
                 log.warning(
-                    f"The tag {MLFLOW_RUN_NAME} is found in tags. The value will be overridden by {self._run_name}."
+                    f"The tag {RUN_NAME_TAG} is found in tags. The value will be overridden by {self._run_name}."
                 )
-            self.tags = {**(self.tags or {}), MLFLOW_RUN_NAME: self._run_name}
+            self.tags = {**(self.tags or {}), RUN_NAME_TAG: self._run_name}
         run = self._mlflow_client.create_run(experiment_id=experiment_id, tags=resolve_tags(self.tags))
         return str(run.info.run_id)
 
