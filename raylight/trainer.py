@@ -38,7 +38,8 @@ from raylight.core.module import LightningModule
 from raylight.display import Display, print_results
 from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
-from raylight.loggers.base import Logger
+from raylight.loggers.base import LocalLogger, Logger
+from raylight.loggers.wandb import WandbLogger
 from raylight.precision import Precision, make_precision, precision_name
 from raylight.strategies import Strategy, make_strategy
 from raylight.tuner.tuning import Tuner, tune_arguments
@@ -56,7 +57,7 @@ from raylight.worker.verify import verify
 __path__: list[str] = []
 """Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
 SECONDS_BETWEEN_SAVES = 1.0
-"""Between two requests to the loggers to write to disk what they hold."""
+"""Between two requests to raylight's own loggers of files to write what they hold."""
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(__name__)
@@ -441,9 +442,10 @@ class Trainer(TrainerView):
         return_predictions: bool,
     ) -> Job:
         local = isinstance(self._engine, LocalEngine)
-        for logger in self._loggers:
-            logger.experiment  # noqa: B018  settles the logger's version and makes its folder
-            if fn == TrainerFn.FITTING and not local:
+        for logger in sorted(self._loggers, key=lambda each: not isinstance(each, WandbLogger)):
+            # Settles the logger's version and makes its folder. W&B comes first, else it misses TensorBoard's writers.
+            getattr(logger, "experiment", None)
+            if not local:
                 logger.log_graph(model)  # in this process the run does it, when the model is on its device
         return Job(
             fn=fn,
@@ -464,9 +466,7 @@ class Trainer(TrainerView):
     def _take_event(self, event: Event) -> None:
         """Runs on the driver: events of rank 0."""
         if isinstance(event, Metrics):
-            for logger in self._loggers:
-                logger.log_metrics(event.metrics, event.step)
-            self._save_loggers()
+            self._log_row(event)
         elif isinstance(event, Progress):
             self._display.progress(event)
         elif isinstance(event, Text):
@@ -477,13 +477,15 @@ class Trainer(TrainerView):
                 target = getattr(target, name)
             target(*event.args, **event.kwargs)
 
-    def _save_loggers(self) -> None:
-        # Writing to disk costs more than the row itself. finalize() writes what is left.
-        if time.monotonic() < self._next_save:
-            return
-        self._next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
+    def _log_row(self, row: Metrics) -> None:
+        # A file written after every row costs more than the row itself. finalize() writes what is left.
+        saves_files = time.monotonic() >= self._next_save
+        if saves_files:
+            self._next_save = time.monotonic() + SECONDS_BETWEEN_SAVES
         for logger in self._loggers:
-            logger.save()
+            logger.log_metrics(metrics=row.metrics, step=row.step)
+            if saves_files or not isinstance(logger, LocalLogger):
+                logger.save()
 
     def _resolve_ckpt_path(
         self, fn: TrainerFn, ckpt_path: str | os.PathLike[str] | None, model_given: bool
@@ -605,8 +607,16 @@ class Trainer(TrainerView):
 
 
 def _logger_info(logger: Any) -> LoggerInfo:
-    names = ("name", "version", "save_dir", "log_dir", "root_dir")
-    return LoggerInfo(**{name: getattr(logger, name, None) for name in names}, class_name=type(logger).__name__)
+    attributes: dict[str, Any] = dict.fromkeys(("name", "version", "save_dir", "log_dir", "root_dir"))
+    for name in dir(logger):
+        if name.startswith("_") or name == "experiment":
+            continue
+        with contextlib.suppress(Exception):  # a property of the user's that cannot be read now
+            value = getattr(logger, name)
+            if value is None or isinstance(value, str | int | float | bool):
+                attributes[name] = value
+    kind = next((base for base in type(logger).__mro__ if base.__module__.startswith("raylight.")), object)
+    return LoggerInfo(attributes, kind, class_name=type(logger).__name__)
 
 
 def _flags() -> dict[str, inspect.Parameter]:

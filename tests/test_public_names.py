@@ -47,7 +47,7 @@ def test_callbacks() -> None:
 
 
 def test_loggers() -> None:
-    assert raylight.loggers.__all__ == ["CSVLogger", "Logger", "TensorBoardLogger"]
+    assert raylight.loggers.__all__ == ["CSVLogger", "Logger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger"]
 
 
 def test_utilities() -> None:
@@ -143,7 +143,8 @@ def test_methods_take_lightnings_arguments(method: str) -> None:
 
 def test_light_import() -> None:
     """Workers import all of this: Ray, bars and loggers come with their first use."""
-    heavy = ("ray", "rich", "tensorboard", "torchmetrics", "torchvision", "yaml", "pandas", "pytorch_lightning")
+    heavy = {"ray", "rich", "tensorboard", "torchmetrics", "torchvision", "yaml", "pandas", "pytorch_lightning"}
+    heavy |= {"mlflow", "wandb", "onnx"}
     code = f"import sys, raylight; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -83,11 +83,10 @@ class DataSource:
 class LoggerInfo:
     """What a worker must know of a logger that lives on the driver."""
 
-    name: str | None
-    version: int | str | None
-    save_dir: str | None
-    log_dir: str | None
-    root_dir: str | None
+    attributes: dict[str, Any]
+    """Its public attributes that are plain values, such as name, version, save_dir, or MLflow's run_id."""
+    kind: type
+    """A class of raylight's that it is an instance of, for ``isinstance`` in a worker."""
     class_name: str
 
 

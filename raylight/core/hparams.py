@@ -25,8 +25,6 @@ from raylight.utilities.rank_zero import rank_zero_warn
 class HyperparametersMixin:
     """``save_hyperparameters`` and what it saved."""
 
-    __jit_unused_properties__: ClassVar[list[str]] = ["hparams", "hparams_initial"]
-
     _log_hyperparams: bool = False
     _hparams_name: str | None = None
     """Argument of ``__init__`` that ``hparams`` was as a whole; "kwargs" if they are arguments by themselves."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raylight.checkpoint import format as checkpoint_format
+from raylight.core.export import ExportMixin, properties_of
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, load_init_kwargs
 from raylight.core.model_hooks import ModelHooks
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
 
 
-class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
+class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, nn.Module):
     """A model that knows how to train itself: override ``training_step`` and ``configure_optimizers`` at least.
 
     Example::
@@ -53,21 +54,17 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
     CHECKPOINT_HYPER_PARAMS_NAME: ClassVar[str] = "hparams_name"
     CHECKPOINT_HYPER_PARAMS_TYPE: ClassVar[str] = "hparams_type"
 
-    example_input_array: Any = None
-    """An input of ``forward``: used for the summary's sizes and the logger's graph. None: neither."""
-
-    device_mesh: Any = None
-    """None: there is no model parallelism."""
-    fabric: Any = None
-    """None: Lightning Fabric is not part of raylight."""
-
-    _trainer: TrainerView | None
-    _run: Run | None
+    device_mesh = None
+    """There is no model parallelism."""
+    fabric = None
+    """Lightning Fabric is not part of raylight."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._trainer = None
-        self._run = None
+        # Declared here: TorchScript takes annotations of the class for its own types.
+        self._trainer: TrainerView | None = None
+        self._run: Run | None = None
+        self._example_input_array: Any = None
         self._automatic_optimization = True
         self._strict_loading: bool | None = None
 
@@ -458,6 +455,9 @@ class LightningModule(HyperparametersMixin, ModelHooks, DataHooks, nn.Module):
         state = {**self.__dict__, "_trainer": None, "_run": None}
         state.pop("_compiled_call_impl", None)  # model.compile(): as torch leaves it out of a pickle
         return state
+
+
+LightningModule.__jit_unused_properties__ = properties_of(LightningModule)
 
 
 def _overridden(cls: type) -> set[str]:

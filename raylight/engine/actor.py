@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from raylight.config.messages import Event, Job, Outcome
+from raylight.config.messages import Event, Job, LoggerCall, Outcome
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
 from raylight.utilities import aliases, seed
@@ -180,6 +180,8 @@ class Outbox:
         self._run_is_over = threading.Event()
 
     def put(self, event: Event) -> None:
+        if isinstance(event, LoggerCall):  # what it was given, such as a weight, may change before it travels
+            event = ray.cloudpickle.loads(ray.cloudpickle.dumps(event))
         self._events.append(event)
         self._arrived.set()
 

@@ -218,7 +218,7 @@ class LocalLogger(Logger):
     @property
     def root_dir(self) -> str:
         """The directory that holds all versions: ``save_dir/name``."""
-        return os.path.join(self._save_dir, self._name)
+        return os.path.join(self.save_dir, self.name)
 
     @property
     def log_dir(self) -> str:
@@ -228,9 +228,7 @@ class LocalLogger(Logger):
 
     def _prefixed(self, metrics: Mapping[str, T]) -> Mapping[str, T]:
         """``metrics`` under the names that they are recorded with."""
-        if not self._prefix:
-            return metrics
-        return {f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}": value for name, value in metrics.items()}
+        return prefixed(metrics, self._prefix, self.LOGGER_JOIN_CHAR)
 
 
 def _expand(path: str) -> str:
@@ -245,6 +243,11 @@ def _next_version(root_dir: str) -> int:
         names = [entry.name for entry in entries if entry.is_dir()]
     numbers = [int(found[1]) for name in names if (found := re.match(r"version_(\d+)(_|$)", name))]
     return max(numbers, default=-1) + 1
+
+
+def prefixed(metrics: Mapping[str, T], prefix: str, separator: str) -> Mapping[str, T]:
+    """``metrics`` with ``prefix`` before every name; unchanged where it is empty."""
+    return {f"{prefix}{separator}{name}": value for name, value in metrics.items()} if prefix else metrics
 
 
 def scalar(value: Any) -> Any:

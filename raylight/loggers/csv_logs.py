@@ -31,12 +31,13 @@ class ExperimentWriter:
         self.hparams = {}
         self.log_dir = log_dir
         self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
-        if os.path.isfile(self.metrics_file_path):
+        if os.path.isdir(log_dir) and os.listdir(log_dir):
             rank_zero_warn(
-                f"{self.metrics_file_path} exists and is deleted, for a new run begins in this directory. "
-                "Give the logger another version, or none, to keep the file."
+                f"Experiment logs directory {log_dir} exists and is not empty. A {self.NAME_METRICS_FILE} in it is "
+                "deleted, for a new run begins: give the logger another version, or none, to keep it."
             )
-            os.remove(self.metrics_file_path)
+            if os.path.isfile(self.metrics_file_path):
+                os.remove(self.metrics_file_path)
         os.makedirs(log_dir, exist_ok=True)
 
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
@@ -90,7 +91,7 @@ class CSVLogger(LocalLogger):
         save_dir: A local directory.
         name: Directory below it; None or "" drops this level.
         version: N, or the whole name of the directory when it is a string; None takes the next free number. A
-            ``metrics.csv`` that is already there is deleted, with a warning.
+            ``metrics.csv`` that is already there is deleted; a directory that is not empty gives a warning.
         prefix: Stands before every metric's name, with a "-" between them.
         flush_logs_every_n_steps: The file is written when step + 1 is a multiple of this, and at the end.
 

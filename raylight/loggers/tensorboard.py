@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
+from raylight.core.export import readable_by_torchscript
 from raylight.loggers.base import (
     LocalLogger,
     convert_params,
@@ -20,6 +21,7 @@ from raylight.loggers.base import (
     save_hparams_to_yaml,
     scalar,
 )
+from raylight.utilities.example_input import transferred
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 
@@ -175,24 +177,28 @@ class TensorBoardLogger(LocalLogger):
             input_array = getattr(model, "example_input_array", None)
         if input_array is None:
             rank_zero_warn(
-                "The graph is not logged: give `log_graph` an `input_array`, or the model an `example_input_array`."
+                "Could not log computational graph to TensorBoard: The `model.example_input_array` attribute is not "
+                "set or `input_array` was not given."
             )
         elif not isinstance(input_array, (Tensor, tuple)):
             rank_zero_warn(
-                f"The graph is not logged: a model cannot be traced with {type(input_array).__name__} as "
-                "`example_input_array`. Make it a tensor, or a tuple of the arguments of `forward`."
+                "Could not log computational graph to TensorBoard: The `input_array` or `model.example_input_array` "
+                f"has type {type(input_array)} which can't be traced by TensorBoard. Make the input array a tuple "
+                "representing the positional arguments to the model's `forward()` implementation."
             )
         else:
-            with warnings.catch_warnings():
-                # SummaryWriter has no other way than torch.jit.trace, and the user did not choose it.
-                warnings.filterwarnings("ignore", message="`torch.jit.trace", category=FutureWarning)
-                self.experiment.add_graph(model, _transfer(model, input_array))
+            device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+            with readable_by_torchscript(model):  # SummaryWriter has no other way, and the user did not choose it
+                self.experiment.add_graph(model, transferred(model, input_array, device))
 
     def save(self) -> None:
-        """Write what is still in memory, and ``hparams.yaml`` (``{}`` without hyperparameters) unless it is there."""
+        """Write what is still in memory, and ``hparams.yaml`` (``{}`` without hyperparameters) unless it is there.
+
+        A directory that somebody has removed stays removed.
+        """
         self.experiment.flush()
         hparams_file = os.path.join(self.log_dir, self.NAME_HPARAMS_FILE)
-        if not os.path.isfile(hparams_file):
+        if os.path.isdir(self.log_dir) and not os.path.isfile(hparams_file):
             save_hparams_to_yaml(hparams_file, self.hparams)
 
     def finalize(self, status: str) -> None:
@@ -205,12 +211,3 @@ class TensorBoardLogger(LocalLogger):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_experiment": None, "_rows": []}  # its rows stay with the original
-
-
-def _transfer(model: Any, batch: Any) -> Any:
-    """``batch`` as ``forward`` would get it, through the batch transfer hooks if ``model`` has them."""
-    if not hasattr(model, "transfer_batch_to_device"):
-        return batch
-    batch = model.on_before_batch_transfer(batch, 0)
-    batch = model.transfer_batch_to_device(batch, model.device, 0)
-    return model.on_after_batch_transfer(batch, 0)

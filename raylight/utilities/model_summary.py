@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from raylight.utilities.aliases import lazy_names
+from raylight.utilities.example_input import eval_mode, transferred
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.tree import convert_floats
@@ -85,7 +86,7 @@ class ModelSummary:
         from torch.utils.flop_counter import FlopCounterMode
 
         counter = FlopCounterMode(display=False, depth=max_depth + 1)
-        with _recorded_sizes(self._modules) as sizes, _eval_mode(self._model), torch.no_grad(), counter:
+        with _recorded_sizes(self._modules) as sizes, eval_mode(self._model), torch.no_grad(), counter:
             _call(self._model, _example_input(self._model))
         counts = counter.get_flop_counts()
         root = type(self._model).__name__
@@ -289,28 +290,10 @@ def _recorded_sizes(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tupl
             handle.remove()
 
 
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each submodule has its own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def _example_input(model: nn.Module) -> Any:
-    """The model's example where the parameters are, and of their type; the model's own transfer hooks are used."""
-    example: Any = model.example_input_array
+    """The model's example where the parameters are, and of their type."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    if hasattr(model, "transfer_batch_to_device"):
-        hooks: Any = model
-        example = hooks.on_before_batch_transfer(example, 0)
-        example = hooks.transfer_batch_to_device(example, parameter.device, 0)
-        example = hooks.on_after_batch_transfer(example, 0)
-    return convert_floats(example, parameter.dtype)
+    return convert_floats(transferred(model, model.example_input_array, parameter.device), parameter.dtype)
 
 
 def _call(model: nn.Module, example: Any) -> None:

@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 class RemoteLogger:
     """Logger number ``index`` of the driver, seen from a worker.
 
-    Names and folders are known here. Every other method call is recorded and made on the driver, in order, tensors as
-    CPU tensors; it returns None here. On ranks other than 0 calls are dropped.
+    Its plain attributes are known here, as they were when the call started, and ``isinstance`` knows its class, or
+    that class's base in raylight. Every other method call is recorded and made on the driver, in order, tensors as CPU
+    tensors; it returns None here. On ranks other than 0 calls are dropped.
     """
 
     def __init__(self, index: int, info: LoggerInfo, emit: Callable[[Event], None] | None) -> None:
-        self.name = info.name
-        self.version = info.version
-        self.save_dir = info.save_dir
-        self.log_dir = info.log_dir
-        self.root_dir = info.root_dir
-        self.class_name = info.class_name
+        self.__dict__.update(info.attributes)
+        self._info = info
         self._index = index
         self._emit = emit
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self._info.kind
 
     @property
     def experiment(self) -> RecordedCalls:
@@ -40,7 +41,7 @@ class RemoteLogger:
         return RecordedCalls(self._index, (name,), self._emit)
 
     def __repr__(self) -> str:
-        return f"<{self.class_name} on the driver>"
+        return f"<{self._info.class_name} on the driver>"
 
 
 class RecordedCalls:
@@ -59,3 +60,6 @@ class RecordedCalls:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         if self._emit is not None:
             self._emit(LoggerCall(self._index, self._path, tree.to_cpu(args), tree.to_cpu(kwargs)))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        RecordedCalls(self._index, (*self._path, "__setitem__"), self._emit)(key, value)

@@ -94,7 +94,7 @@ class Run:
         # What it reads and logs
         self.train_data: data.TrainData | None = None
         self.eval_data: dict[str, data.EvalData] = {}
-        self.predict_loop = PredictLoop()
+        self.predict_loop: PredictLoop = PredictLoop()
         self.transfers: list[Callable[..., Any]] = []
         self.last_train_load = 0
         """Epoch in which the training loaders were last asked for."""
@@ -530,7 +530,7 @@ class Run:
         for logger in self.loggers:
             if merged is not None:
                 logger.log_hyperparams(merged)
-            if self.state.fn == TrainerFn.FITTING and self.job.trainer is not None:
+            if self.job.trainer is not None:  # else the driver has done it
                 logger.log_graph(self.model)
             logger.save()
 

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import statistics
 from argparse import Namespace
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import raylight.loggers
 from raylight.loggers.base import (
     DummyExperiment,
     DummyLogger,
@@ -21,6 +23,7 @@ from raylight.loggers.base import (
     save_hparams_to_yaml,
 )
 from raylight.loggers.logger import DummyLogger as DummyLoggerAtLightningsPath
+from raylight.loggers.logger import merge_dicts
 from raylight.utilities.exceptions import MisconfigurationException
 
 
@@ -232,3 +235,26 @@ def test_hparams_that_contain_themselves(tmp_path):
     plain = read_back(hparams, tmp_path)
     assert plain["name"] == "a"
     assert plain["self"] is plain
+
+
+def test_merge_dicts_does_as_lightning():
+    dicts = [
+        {"a": 1.7, "b": 2.0, "c": 1, "d": {"d1": 1, "d3": 3}},
+        {"a": 1.1, "b": 2.2, "v": 1, "d": {"d1": 2, "d2": 3}},
+        {"a": 1.1, "v": 2.3, "none": None, "d": {"d3": 3, "d4": {"d5": 1}}},
+    ]
+    merged = merge_dicts(dicts, {"a": statistics.mean, "v": max, "d": {"d1": sum}}, min)
+    assert merged == {"a": 1.3, "b": 2.0, "c": 1, "d": {"d1": 3, "d2": 3, "d3": 3, "d4": {"d5": 1}}, "v": 2.3}
+    assert merge_dicts([{"a": 1.0}, {"a": 2.0}]) == {"a": 1.5}
+
+
+@pytest.mark.parametrize("name", ["CometLogger", "LitLogger", "NeptuneLogger"])
+def test_what_is_not_there_names_what_is(name):
+    with pytest.raises(ImportError, match=f"no {name}. Use CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger"):
+        exec(f"from raylight.loggers import {name}")
+
+
+def test_a_misspelled_logger_is_an_ordinary_error():
+    with pytest.raises(ImportError, match="cannot import name 'CSVLoger'"):
+        exec("from raylight.loggers import CSVLoger")
+    assert not hasattr(raylight.loggers, "CSVLoger")

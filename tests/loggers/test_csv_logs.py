@@ -125,10 +125,18 @@ def test_an_old_metrics_file_is_deleted_with_a_warning(tmp_path):
     first.log_metrics({"old": 1.0}, step=0)
     first.save()
     second = CSVLogger(tmp_path, version=0)
-    with pytest.warns(UserWarning, match="exists and is deleted"):
+    with pytest.warns(UserWarning, match="Experiment logs directory .* exists and is not empty"):
         second.log_metrics({"new": 2.0}, step=5)
     second.save()
     assert Path(second.experiment.metrics_file_path).read_text().splitlines() == ["new,step", "2.0,5"]
+
+
+def test_a_directory_with_other_files_gives_a_warning(tmp_path):
+    (tmp_path / "version_0").mkdir()
+    (tmp_path / "version_0" / "notes").touch()
+    with pytest.warns(UserWarning, match="Experiment logs directory .* exists and is not empty"):
+        CSVLogger(tmp_path, name=None, version=0).log_metrics({"loss": 1.0}, 0)
+    assert (tmp_path / "version_0" / "notes").exists()
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda logger: pickle.loads(pickle.dumps(logger))])

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import shutil
 import warnings
 from argparse import Namespace
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from raylight import LightningModule
 from raylight.loggers import CSVLogger, TensorBoardLogger
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -188,6 +190,26 @@ def test_version_follows_the_highest_one_there_is(tmp_path):
     assert TensorBoardLogger(tmp_path).version == 13
 
 
+def test_a_subclass_may_say_where(tmp_path):
+    class Fixed(TensorBoardLogger):
+        name = "mine"
+        version = "now"
+
+    logger = Fixed(tmp_path, sub_dir="sub")
+    assert logger.root_dir == str(tmp_path / "mine")
+    assert logger.log_dir == str(tmp_path / "mine" / "now" / "sub")
+
+
+def test_save_leaves_a_removed_directory_alone(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_hyperparams({"lr": 0.5})
+    logger.experiment.flush()
+    shutil.rmtree(logger.log_dir)
+    logger.save()
+    assert not Path(logger.log_dir).exists()
+    logger.finalize("failed")
+
+
 def test_making_a_logger_touches_nothing(tmp_path):
     logger = TensorBoardLogger(tmp_path)
     assert Path(logger.log_dir) == tmp_path / "lightning_logs" / "version_0"
@@ -239,12 +261,33 @@ def test_log_graph_takes_a_module_without_hooks(tmp_path):
     assert accumulator.Tags()["graph"]
 
 
+def test_log_graph_takes_a_model_without_a_trainer(tmp_path):
+    class Lit(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    model, logger = Lit(), TensorBoardLogger(tmp_path, log_graph=True)
+    logger.log_graph(model, torch.zeros(1, 2))
+    logger.finalize("success")
+    accumulator = EventAccumulator(logger.log_dir)
+    accumulator.Reload()
+    assert accumulator.Tags()["graph"]
+    with pytest.raises(RuntimeError, match="not attached"):
+        model.trainer  # noqa: B018
+
+
 def test_log_graph_does_nothing_unless_asked_for(tmp_path):
     TensorBoardLogger(tmp_path).log_graph(Model(torch.zeros(1, 2)))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("example", "message"), [(None, "example_input_array"), ({"x": 1}, "traced with dict")])
+@pytest.mark.parametrize(
+    ("example", "message"), [(None, "example_input_array"), ({"x": 1}, "can't be traced by TensorBoard")]
+)
 def test_log_graph_warns_without_a_usable_input(example, message, tmp_path):
     with pytest.warns(UserWarning, match=message):
         TensorBoardLogger(tmp_path, log_graph=True).log_graph(Model(example))
