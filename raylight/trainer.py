@@ -7,7 +7,7 @@ import inspect
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_type_hints
 
 from typing_extensions import Self
 
@@ -37,7 +37,7 @@ from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
 from raylight.precision import precision_name
-from raylight.strategies import make_strategy
+from raylight.strategies import Strategy, make_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
@@ -471,14 +471,15 @@ def _logger_info(logger: Any) -> LoggerInfo:
 
 
 def _signature() -> inspect.Signature:
-    """``Trainer``'s arguments by name, for help() and editors: its flags are the fields of TrainerConfig."""
-    own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name != "flags"]
+    """``Trainer``'s arguments by name, for help(), editors and LightningCLI: flags are the fields of TrainerConfig."""
+    own = [p for p in inspect.signature(Trainer.__init__, eval_str=True).parameters.values() if p.name != "flags"]
+    types = {**get_type_hints(TrainerConfig), "strategy": str | Strategy}
     flags = [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default="auto" if field.default is dataclasses.MISSING else field.default,
-            annotation=field.type,
+            annotation=types[field.name],
         )
         for field in dataclasses.fields(TrainerConfig)
     ]
