@@ -57,8 +57,11 @@ def instantiate_module(class_type: type[ModuleType], config: Mapping[str, Any]) 
     return made
 
 
-def verify_origin(class_type: type, config: Mapping[str, Any]) -> None:
+def verify_origin(class_type: type[ModuleType], config: Mapping[str, Any]) -> type[ModuleType]:
     """Check what a checkpoint says of who made its hyperparameters.
+
+    Returns:
+        The class that they are of: ``class_type`` or a subclass.
 
     Raises:
         MisconfigurationException: It is not LightningCLI, or it names a class that the program has not imported.
@@ -69,17 +72,14 @@ def verify_origin(class_type: type, config: Mapping[str, Any]) -> None:
             f"The instantiator {instantiator!r} from the checkpoint is not in the allowlist of trusted instantiators "
             f"({', '.join(INSTANTIATORS)}) and was blocked to prevent arbitrary code execution."
         )
-    if class_path is not None and not _is_imported_subclass(class_path, class_type):
-        raise MisconfigurationException(
-            f"The class {class_path!r} requested by the checkpoint does not resolve to an already imported subclass of "
-            f"{class_type.__name__} and was blocked to prevent arbitrary code execution. If you trust this checkpoint, "
-            "import the module that defines the class before loading."
-        )
-
-
-def _is_imported_subclass(class_path: Any, base: type) -> bool:
-    if not isinstance(class_path, str):
-        return False
-    module, _, name = class_path.rpartition(".")
+    if class_path is None:
+        return class_type
+    module, _, name = str(class_path).rpartition(".")
     found = getattr(sys.modules.get(module), name, None)
-    return inspect.isclass(found) and issubclass(found, base)
+    if inspect.isclass(found) and issubclass(found, class_type):
+        return found
+    raise MisconfigurationException(
+        f"The class {class_path!r} requested by the checkpoint does not resolve to an already imported subclass of "
+        f"{class_type.__name__} and was blocked to prevent arbitrary code execution. If you trust this checkpoint, "
+        "import the module that defines the class before loading."
+    )

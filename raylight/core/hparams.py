@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 from torch import nn
 
 from raylight.checkpoint import storage
-from raylight.core.from_config import instantiate_module, verify_origin
+from raylight.core.from_config import INSTANTIATOR, instantiate_module, verify_origin
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 
@@ -277,10 +277,13 @@ def make_again(
     stored = _stored_hparams(cls, checkpoint, hparams_file)
     if stored.get("_instantiator") is None:
         return cls(**load_init_kwargs(cls, checkpoint, hparams_file, overrides))
-    verify_origin(cls, stored)
+    named = verify_origin(cls, stored)
     if "_class_path" in stored:
-        return instantiate_module(cls, {**stored, **overrides})
-    return instantiate_module(cls, load_init_kwargs(cls, checkpoint, hparams_file, overrides))
+        config = {**stored, **overrides}
+    else:
+        config = load_init_kwargs(cls, checkpoint, hparams_file, overrides)
+    with given_hyperparameters(named, {**config, "_instantiator": INSTANTIATOR}):  # it can be saved again
+        return instantiate_module(cls, config)
 
 
 def load_init_kwargs(
