@@ -10,6 +10,7 @@ import pytest
 
 import raylight
 import raylight.callbacks
+import raylight.cli
 import raylight.loggers
 import raylight.strategies
 
@@ -33,6 +34,23 @@ def test_callbacks() -> None:
         "RichProgressBar",
         "TQDMProgressBar",
         "Timer",
+    ]
+
+
+def test_cli() -> None:
+    assert raylight.cli.__all__ == [
+        "ArgsType",
+        "LRSchedulerCallable",
+        "LRSchedulerType",
+        "LRSchedulerTypeTuple",
+        "LRSchedulerTypeUnion",
+        "LightningArgumentParser",
+        "LightningCLI",
+        "OptimizerCallable",
+        "ReduceLROnPlateau",
+        "SaveConfigCallback",
+        "instantiate_class",
+        "instantiate_module",
     ]
 
 
@@ -109,6 +127,7 @@ def test_methods_take_lightnings_arguments(method: str) -> None:
 def test_light_import() -> None:
     """Workers import all of this: Ray, bars and loggers come with their first use."""
     heavy = ("ray", "rich", "tensorboard", "torchmetrics", "torchvision", "yaml", "pandas", "pytorch_lightning")
+    heavy += ("jsonargparse",)
     code = f"import sys, raylight; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -100,15 +100,15 @@ class LightningArgumentParser(ArgumentParser):
     def add_lightning_class_args(
         self,
         lightning_class: Callable[..., Any] | type[Any],
-        nested_key: str,
+        nested_key: str | None,
         subclass_mode: bool = False,
         required: bool = True,
     ) -> list[str]:
-        """Add the arguments of a class, or of a function that makes one, under ``nested_key``.
+        """Add the arguments of a class, or of a function that makes one.
 
         Args:
             lightning_class: A Trainer, LightningModule, LightningDataModule or Callback.
-            nested_key: Where its arguments are: ``--<nested_key>.<argument>``.
+            nested_key: Where its arguments are: ``--<nested_key>.<argument>``; None: ``--<argument>``.
             subclass_mode: Take any subclass, by name.
             required: Whether it must be given, with ``subclass_mode``.
 
@@ -116,7 +116,7 @@ class LightningArgumentParser(ArgumentParser):
             The names that were added.
 
         Raises:
-            MisconfigurationException: It is none of these classes.
+            MisconfigurationException: It is none of these classes, or has no key to be found by.
         """
         if callable(lightning_class) and not isinstance(lightning_class, type):
             lightning_class = class_from_function(lightning_class)
@@ -125,10 +125,12 @@ class LightningArgumentParser(ArgumentParser):
                 f"Cannot add arguments from: {lightning_class}. You should provide either a callable or a subclass of: "
                 "Trainer, LightningModule, LightningDataModule, or Callback."
             )
+        if nested_key is None and (subclass_mode or issubclass(lightning_class, Callback)):
+            raise MisconfigurationException(f"The arguments of {lightning_class.__name__} need a nested_key.")
         if issubclass(lightning_class, Callback):
-            self.callback_keys.append(nested_key)
+            self.callback_keys.append(str(nested_key))
         if subclass_mode:
-            added = self.add_subclass_arguments(lightning_class, nested_key, fail_untyped=False, required=required)
+            added = self.add_subclass_arguments(lightning_class, str(nested_key), fail_untyped=False, required=required)
             return list(added or [])
         is_trainer = issubclass(lightning_class, Trainer)
         added = self.add_class_arguments(
@@ -138,18 +140,18 @@ class LightningArgumentParser(ArgumentParser):
             self._describe_flags(nested_key)
         return list(added)
 
-    def _describe_flags(self, nested_key: str) -> None:
+    def _describe_flags(self, nested_key: str | None) -> None:
         """The help of each Trainer flag, and its default where that is found out at a call."""
+        prefix = f"{nested_key}." if nested_key else ""
+        flags = {action.dest.removeprefix(prefix): action for action in self._actions}
         described = _flag_descriptions()
-        for action in self._actions:
-            key, _, flag = action.dest.rpartition(".")
-            if key == nested_key and not action.help:
-                action.help = described.get(flag, action.help)
-        added = {action.dest for action in self._actions}
         for field in dataclasses.fields(TrainerConfig):
-            dest = f"{nested_key}.{field.name}"
-            if field.default_factory is not dataclasses.MISSING and dest in added:
-                self.set_defaults({dest: field.default_factory()})
+            action = flags.get(field.name)
+            if action is None:  # a Trainer of the user's own that has no such argument
+                continue
+            action.help = action.help or described.get(field.name)
+            if field.default_factory is not dataclasses.MISSING:
+                self.set_defaults({action.dest: field.default_factory()})
 
     def add_optimizer_args(
         self,

@@ -148,6 +148,8 @@ class LightningCLI:
         self.setup_parser(run, main_kwargs, subparser_kwargs)
         self.parser.allow_import = tuple(allow_import)
         self.parse_arguments(self.parser, args)
+        for parser in self._subcommand_parsers.values():
+            parser.allow_import = self.parser.allow_import
         self._parse_ckpt_path()
         self.subcommand: str | None = self.config["subcommand"] if run else None
         self._set_seed()
@@ -185,6 +187,7 @@ class LightningCLI:
     ) -> None:
         """Make ``self.parser``, and with ``add_subcommands`` one for each of them."""
         self.parser = self.init_parser(**main_kwargs)
+        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
         if add_subcommands:
             self._subcommand_method_arguments: dict[str, list[str]] = {}
             self._add_subcommands(self.parser, **subparser_kwargs)
@@ -244,7 +247,6 @@ class LightningCLI:
         }
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        self._subcommand_parsers: dict[str, LightningArgumentParser] = {}
         subcommands = parser.add_subcommands()
         trainer_class: Any = self.trainer_class
         if not isinstance(trainer_class, type):
@@ -446,7 +448,9 @@ class LightningCLI:
             if not isinstance(cls, tuple):
                 return functools.partial(cls, **(given or {}))
             if given:
-                return functools.partial(_named_class(given["class_path"]), **given.get("init_args", {}))
+                return functools.partial(
+                    _named_class(given["class_path"], self.parser.allow_import), **given.get("init_args", {})
+                )
         return None
 
     # ------------------------------------------------------------------------------------------------ running
@@ -482,8 +486,8 @@ def instantiate_class(args: Any, init: dict[str, Any]) -> Any:
     return _named_class(init["class_path"])(*positional, **init.get("init_args", {}))
 
 
-def _named_class(path: str) -> type:
-    problem = ImportPolicy().problem(path)
+def _named_class(path: str, allow_import: Sequence[str] = ()) -> type:
+    problem = ImportPolicy(allow_import).problem(path)
     if problem is not None:
         raise MisconfigurationException(f"A configuration may not name {path!r}: {problem}.")
     module, _, name = path.rpartition(".")

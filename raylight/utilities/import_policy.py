@@ -45,11 +45,9 @@ class ImportPolicy:
 
     def problem(self, path: str) -> str | None:
         """Why ``path``, such as "package.module.Class", may not be imported; None if it may. Imports nothing."""
-        from jsonargparse import _common
-
         if any(path == name or path.startswith(f"{name}.") for name in self.allow):
             return None
-        if _common.denying_import_path_entry(path) is not None:
+        if _is_denied(path):
             return "it can run code, or reach files, processes or the network, whatever it is meant for here"
         if _is_imported(path):
             return None
@@ -104,15 +102,20 @@ def _refuse_by(policy: ImportPolicy) -> Any:
         problem = policy.problem(path)
         if problem is None:
             return
-        remedy = (
-            "Import it in the program before if you trust this file."
-            if policy.only_imported
-            else f"If you trust it, name it with --allow-import {path.partition('.')[0]}, or with "
-            "LightningCLI(allow_import=[...])."
-        )
+        if policy.only_imported:
+            remedy = "Import it in the program before if you trust this file."
+        else:
+            name = path if _is_denied(path) else path.partition(".")[0]
+            remedy = f"If you trust it, name it: --allow-import {name}, or LightningCLI(allow_import=[{name!r}])."
         raise _common.ImportDenied(f"A configuration may not name {path!r}: {problem}. {remedy}")
 
     return check_import_path
+
+
+def _is_denied(path: str) -> bool:
+    from jsonargparse import _common
+
+    return _common.denying_import_path_entry(path) is not None
 
 
 def _is_imported(path: str) -> bool:

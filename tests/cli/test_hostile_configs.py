@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
@@ -176,6 +177,21 @@ def test_what_is_allowed(where: str, marker: Path) -> None:
     sys.modules.pop("outside")
     with pytest.raises(SystemExit):
         make("--model.part=outside.Part")
+
+
+def test_what_is_denied_to_all_but_named_by_a_person(marker: Path) -> None:
+    """In a sub-command too, whose configuration is then saved."""
+    args = ["fit", "--model.function=functools.lru_cache", "--trainer.logger=false", "--trainer.launcher=local"]
+    with pytest.raises(SystemExit):
+        LightningCLI(Model, args=args)
+
+    class Idle(LightningCLI):
+        def fit(self, **kwargs: Any) -> None:
+            self.saved = self.trainer.callbacks[-1].parser.dump(self.config.fit)  # type: ignore[attr-defined]
+
+    cli = Idle(Model, args=[*args, "--allow-import", "functools.lru_cache", "--trainer.enable_checkpointing=false"])
+    assert cli.model.function is functools.lru_cache
+    assert "functools.lru_cache" in cli.saved
 
 
 def test_a_configuration_allows_nothing(marker: Path) -> None:

@@ -129,6 +129,7 @@ class Injected(SGDModel):
         activation: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters()
         self.optimizer, self.scheduler, self.activation = optimizer, scheduler, activation
 
     def configure_optimizers(self) -> Any:
@@ -364,6 +365,18 @@ def test_own_arguments_and_links() -> None:
 def test_add_lightning_class_args_refuses_other_classes() -> None:
     with pytest.raises(MisconfigurationException, match="Cannot add arguments from: .*Encoder"):
         LightningArgumentParser().add_lightning_class_args(Encoder, "encoder")
+    with pytest.raises(MisconfigurationException, match="arguments of EarlyStopping need a nested_key"):
+        LightningArgumentParser().add_lightning_class_args(EarlyStopping, None)
+
+
+def test_a_parser_by_itself() -> None:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(pl.Trainer, None)
+    parser.add_optimizer_args(torch.optim.SGD, "sgd")
+
+    assert parser.parse_args(["--max_epochs=3", "--sgd.lr=0.5"]).max_epochs == 3
+    with pytest.raises(AssertionError):
+        parser.add_optimizer_args(nn.Module, "wrong")  # type: ignore[arg-type]
 
 
 def test_own_parser_class() -> None:
@@ -800,6 +813,17 @@ def test_load_from_checkpoint_makes_nested_classes_again() -> None:
     assert (model.encoder.depth, model.kind) == (4, Kind.LARGE)
     assert SGDModel.load_from_checkpoint("model.ckpt", width=10).width == 10
     assert Data.load_from_checkpoint("model.ckpt").batch_size == 1
+
+
+def test_load_from_checkpoint_of_callables() -> None:
+    cli = fit("--model.optimizer=SGD", "--model.optimizer.lr=0.5", model=Injected, data=Data)
+    cli.trainer.save_checkpoint("model.ckpt")
+
+    model = Injected.load_from_checkpoint("model.ckpt")
+    optimizer = model.configure_optimizers()["optimizer"]
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["lr"] == 0.5
+    assert model.hparams == cli.model.hparams
 
 
 def test_load_from_checkpoint_of_the_base_class() -> None:
