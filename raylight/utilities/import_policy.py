@@ -5,7 +5,8 @@
 
 - a name that jsonargparse itself denies (``os``, ``subprocess``, ``builtins.exec``, ...) is refused;
 - what the program has already imported may be named: importing it runs nothing;
-- the rest must be of an installed package, of the standard library, or of a file below the script's folder.
+- the rest must be of an installed package, of the standard library, of a file below the script's folder, or of a
+  package in the current one.
 
 That the class is of the type which the argument is declared with is jsonargparse's own check; an argument declared
 without a type keeps ``class_path`` as plain data.
@@ -28,6 +29,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+PACKAGE_PATHS = ("purelib", "platlib", "stdlib", "platstdlib")
+"""Of sysconfig: where installed packages are, and Python's own."""
 _active: ContextVar[ImportPolicy | None] = ContextVar("active_import_policy", default=None)
 
 
@@ -62,14 +65,27 @@ class ImportPolicy:
 
 @contextlib.contextmanager
 def enforced(policy: ImportPolicy) -> Iterator[None]:
-    """Within this block jsonargparse imports nothing that ``policy`` refuses; an outer block's policy stays in force.
+    """Within this block jsonargparse imports nothing that ``policy`` refuses.
+
+    An outer block's policy stays in force, but for a stricter one that trusts only what is imported.
 
     Raises:
         ImportError: This version of jsonargparse cannot be guarded.
     """
-    if _active.get() is not None:
-        yield
-        return
+    outer = _active.get()
+    token = _active.set(policy if outer is None or policy.only_imported else outer)
+    try:
+        with _guarded() if outer is None else contextlib.nullcontext():
+            yield
+    finally:
+        _active.reset(token)
+
+
+_INSTANTIATE_ANY = "instantiate_subclass_spec_in_any"
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
     from jsonargparse import _common, _typehints, _util
 
     # The public settings can only be added to, for the whole process and for all who use jsonargparse in it.
@@ -77,39 +93,32 @@ def enforced(policy: ImportPolicy) -> Iterator[None]:
     guards: list[Any] = [_util, _typehints]
     if not all(hasattr(module, "check_import_path") for module in guards) or _INSTANTIATE_ANY not in settings:
         raise ImportError(f"jsonargparse {metadata.version('jsonargparse')} is not supported: install another version.")
-    check = _refuse_by(policy)
-    originals = [module.check_import_path for module in guards], settings[_INSTANTIATE_ANY]
-    token = _active.set(policy)
+    originals = [module.check_import_path for module in guards]
+    instantiate_any = settings[_INSTANTIATE_ANY]
     try:
         settings[_INSTANTIATE_ANY] = False
         for module in guards:
-            module.check_import_path = check
+            module.check_import_path = _check_import_path
         yield
     finally:
-        _active.reset(token)
-        settings[_INSTANTIATE_ANY] = originals[1]
-        for module, original in zip(guards, originals[0], strict=True):
+        settings[_INSTANTIATE_ANY] = instantiate_any
+        for module, original in zip(guards, originals, strict=True):
             module.check_import_path = original
 
 
-_INSTANTIATE_ANY = "instantiate_subclass_spec_in_any"
-
-
-def _refuse_by(policy: ImportPolicy) -> Any:
+def _check_import_path(path: str) -> None:
     from jsonargparse import _common
 
-    def check_import_path(path: str) -> None:
-        problem = policy.problem(path)
-        if problem is None:
-            return
-        if policy.only_imported:
-            remedy = "Import it in the program before if you trust this file."
-        else:
-            name = path if _is_denied(path) else path.partition(".")[0]
-            remedy = f"If you trust it, name it: --allow-import {name}, or LightningCLI(allow_import=[{name!r}])."
-        raise _common.ImportDenied(f"A configuration may not name {path!r}: {problem}. {remedy}")
-
-    return check_import_path
+    policy = _active.get()
+    problem = policy.problem(path) if policy is not None else None
+    if policy is None or problem is None:
+        return
+    if policy.only_imported:
+        remedy = "Import it in the program before if you trust this file."
+    else:
+        name = path if _is_denied(path) else path.partition(".")[0]
+        remedy = f"If you trust it, name it: --allow-import {name}, or LightningCLI(allow_import=[{name!r}])."
+    raise _common.ImportDenied(f"A configuration may not name {path!r}: {problem}. {remedy}")
 
 
 def _is_denied(path: str) -> bool:
@@ -133,10 +142,11 @@ def _is_imported(path: str) -> bool:
 
 def _places(package: str) -> list[Path]:
     """Files or folders of a top-level package; none for one that is built in, or that does not exist."""
-    if package in sys.stdlib_module_names:
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # __main__ and the like: there already, with no place of its own
         return []
-    spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin in ("built-in", "frozen"):
         return []
     places = list(spec.submodule_search_locations or [])
     if not places and spec.has_location and spec.origin is not None:
@@ -160,7 +170,7 @@ def _lies_in(place: Path, folder: Path) -> bool:
 def _trusted_folders() -> Iterator[Path]:
     """Where packages are installed, this one, and the folder of the user's script."""
     folders = [*site.getsitepackages(), site.getusersitepackages()]
-    folders += [path for name, path in sysconfig.get_paths().items() if name in ("purelib", "platlib")]
+    folders += [path for name, path in sysconfig.get_paths().items() if name in PACKAGE_PATHS]
     yield from map(Path, folders)
     yield Path(__file__).absolute().parents[1]
     script = getattr(sys.modules.get("__main__"), "__file__", None)

@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 import raylight as pl
-from raylight.cli import LightningCLI, instantiate_class
+from raylight.cli import LightningCLI, SaveConfigCallback, instantiate_class
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.import_policy import ImportPolicy, enforced
 
@@ -187,7 +187,8 @@ def test_what_is_denied_to_all_but_named_by_a_person(marker: Path) -> None:
 
     class Idle(LightningCLI):
         def fit(self, **kwargs: Any) -> None:
-            self.saved = self.trainer.callbacks[-1].parser.dump(self.config.fit)  # type: ignore[attr-defined]
+            saver = next(each for each in self.trainer.callbacks if isinstance(each, SaveConfigCallback))
+            self.saved = saver.parser.dump(self.config.fit)
 
     cli = Idle(Model, args=[*args, "--allow-import", "functools.lru_cache", "--trainer.enable_checkpointing=false"])
     assert cli.model.function is functools.lru_cache
@@ -236,10 +237,13 @@ def test_others_who_use_jsonargparse_are_left_alone(marker: Path) -> None:
     assert marker.exists()
 
 
-def test_the_outer_policy_stays_in_force() -> None:
+def test_policies_within_policies() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--part", type=nn.Module)
     with enforced(ImportPolicy()), enforced(ImportPolicy(allow=["outside"])), pytest.raises(Exception, match="may not"):
+        parser.parse_args(["--part=outside.Part"])
+    allowed = ImportPolicy(allow=["outside"])
+    with enforced(allowed), enforced(ImportPolicy(only_imported=True)), pytest.raises(Exception, match="not imported"):
         parser.parse_args(["--part=outside.Part"])
 
 
@@ -252,6 +256,15 @@ def test_instantiate_class(path: str, marker: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_package_that_hides_one_of_pythons(tmp_path: Path, marker: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "this.py").write_text((elsewhere / "outside.py").read_text())
+    importlib.invalidate_caches()
+    with pytest.raises(SystemExit):
+        make("--model.part=this.Part")
+    assert not marker.exists()
+
+
 def test_names_in_a_policy() -> None:
     policy = ImportPolicy(allow=["os.path", "outside"])
     assert policy.problem("os.path.join") is None
@@ -261,5 +274,8 @@ def test_names_in_a_policy() -> None:
     assert policy.problem("torch.nn.Linear") is None
     assert policy.problem("datetime.timedelta") is None
     assert policy.problem("used.Part") is not None
+    assert policy.problem("__main__.no_such_name") is None
+    assert policy.problem("math.sqrt") is None
+    assert policy.problem("zlib.compress") is None
     assert ImportPolicy(only_imported=True).problem("torch.nn.Linear") is None
     assert ImportPolicy(only_imported=True).problem("torch.nn.NoSuchModule") is not None
