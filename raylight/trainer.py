@@ -620,10 +620,14 @@ def _logger_info(logger: Any) -> LoggerInfo:
 
 
 def _flags() -> dict[str, inspect.Parameter]:
-    """``Trainer``'s arguments by name: its flags are the fields of TrainerConfig."""
+    """``Trainer``'s arguments by name, for help(), editors and LightningCLI: flags are the fields of TrainerConfig."""
     defaults: dict[str, Any] = {"logger": None, "callbacks": None}
-    hints: dict[str, Any] = {"logger": Logger | Iterable[Logger] | bool | None, "callbacks": list[Callback] | Callback}
-    hints.update(get_type_hints(TrainerConfig))
+    hints: dict[str, Any] = {
+        "logger": Logger | Iterable[Logger] | bool | None,
+        "callbacks": list[Callback] | Callback | None,
+        **get_type_hints(TrainerConfig),
+        "strategy": str | Strategy,
+    }
     for field in dataclasses.fields(TrainerConfig):
         if not field.metadata.get("old"):
             defaults[field.name] = "auto" if field.default is dataclasses.MISSING else field.default

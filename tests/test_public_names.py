@@ -10,6 +10,7 @@ import pytest
 
 import raylight
 import raylight.callbacks
+import raylight.cli
 import raylight.demos
 import raylight.loggers
 import raylight.strategies
@@ -43,6 +44,23 @@ def test_callbacks() -> None:
         "TQDMProgressBar",
         "Timer",
         "WeightAveraging",
+    ]
+
+
+def test_cli() -> None:
+    assert raylight.cli.__all__ == [
+        "ArgsType",
+        "LRSchedulerCallable",
+        "LRSchedulerType",
+        "LRSchedulerTypeTuple",
+        "LRSchedulerTypeUnion",
+        "LightningArgumentParser",
+        "LightningCLI",
+        "OptimizerCallable",
+        "ReduceLROnPlateau",
+        "SaveConfigCallback",
+        "instantiate_class",
+        "instantiate_module",
     ]
 
 
@@ -144,7 +162,7 @@ def test_methods_take_lightnings_arguments(method: str) -> None:
 def test_light_import() -> None:
     """Workers import all of this: Ray, bars and loggers come with their first use."""
     heavy = {"ray", "rich", "tensorboard", "torchmetrics", "torchvision", "yaml", "pandas", "pytorch_lightning"}
-    heavy |= {"mlflow", "wandb", "onnx"}
+    heavy |= {"mlflow", "wandb", "onnx", "jsonargparse"}
     code = f"import sys, raylight; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

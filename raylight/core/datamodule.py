@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.core.hooks import DataHooks
-from raylight.core.hparams import HyperparametersMixin, class_only, load_init_kwargs
+from raylight.core.hparams import HyperparametersMixin, class_only, make_again
 from raylight.utilities import argparse
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
         """
         checkpoint_format.refuse_unsafe(weights_only)
         checkpoint = checkpoint_format.load(checkpoint_path, map_location)
-        datamodule = cls(**load_init_kwargs(cls, checkpoint, hparams_file, overrides))
+        datamodule = make_again(cls, checkpoint, hparams_file, overrides)
         if cls.__qualname__ in checkpoint:
             datamodule.load_state_dict(checkpoint[cls.__qualname__])
         return datamodule

@@ -10,16 +10,31 @@ import functools
 import inspect
 import io
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
 from raylight.checkpoint import storage
+from raylight.core.from_config import INSTANTIATOR, instantiate_module, verify_origin
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.parsing import AttributeDict, collect_init_args
 from raylight.utilities.rank_zero import rank_zero_warn
+
+_given: ContextVar[tuple[type, Mapping[str, Any]] | None] = ContextVar("given_hyperparameters", default=None)
+
+
+@contextmanager
+def given_hyperparameters(owner: type, hparams: Mapping[str, Any]) -> Iterator[None]:
+    """Within this block ``save_hyperparameters`` of an ``owner`` saves these in place of the arguments it got."""
+    token = _given.set((owner, hparams))
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 class HyperparametersMixin:
@@ -99,6 +114,9 @@ class HyperparametersMixin:
 
 
 def _init_arguments(owner: Any, frame: FrameType | None) -> dict[str, Any]:
+    given = _given.get()
+    if given is not None and type(owner) is given[0]:
+        return dict(given[1])
     if dataclasses.is_dataclass(owner):  # its generated __init__ says no super()
         return {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner) if field.init}
     arguments: dict[str, Any] = {}
@@ -177,6 +195,33 @@ class HasHyperparametersKeys(Protocol):
     CHECKPOINT_HYPER_PARAMS_NAME: ClassVar[str]
 
 
+Made = TypeVar("Made", bound=HasHyperparametersKeys)
+FROM_CONFIG = ("_instantiator", "_class_path")
+"""Keys that LightningCLI adds to the hyperparameters: that they are a configuration, and whose."""
+
+
+def make_again(
+    cls: type[Made],
+    checkpoint: Mapping[str, Any],
+    hparams_file: storage.PathOrURI | None,
+    overrides: Mapping[str, Any],
+) -> Made:
+    """A ``cls`` made with the hyperparameters of a checkpoint; arguments and errors as for ``load_init_kwargs``.
+
+    Those that LightningCLI saved are a configuration, in which classes stand by name.
+    """
+    stored = _stored_hparams(cls, checkpoint, hparams_file)
+    if stored.get("_instantiator") is None:
+        return cls(**load_init_kwargs(cls, checkpoint, hparams_file, overrides))
+    named = verify_origin(cls, stored)
+    if "_class_path" in stored:
+        config = {**stored, **overrides}
+    else:
+        config = load_init_kwargs(cls, checkpoint, hparams_file, overrides)
+    with given_hyperparameters(named, {**config, "_instantiator": INSTANTIATOR}):  # it can be saved again
+        return instantiate_module(cls, config)
+
+
 def load_init_kwargs(
     cls: type[HasHyperparametersKeys],
     checkpoint: Mapping[str, Any],
@@ -195,12 +240,8 @@ def load_init_kwargs(
     Raises:
         MisconfigurationException: An override is no argument of ``__init__``; the file is missing or of another kind.
     """
-    if hparams_file is None:
-        stored = AttributeDict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) or {})
-    else:
-        stored = load_hparams_file(hparams_file)
-    # Names that LightningCLI adds to find classes by; a file does not choose what is imported.
-    stored = AttributeDict({key: value for key, value in stored.items() if key not in ("_instantiator", "_class_path")})
+    stored = _stored_hparams(cls, checkpoint, hparams_file)
+    stored = AttributeDict({key: value for key, value in stored.items() if key not in FROM_CONFIG})
 
     _, *parameters = inspect.signature(cls.__init__).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -220,6 +261,14 @@ def load_init_kwargs(
             f"{', '.join(map(repr, names)) or 'none'}."
         )
     return {**{key: value for key, value in stored.items() if key in names}, **overrides}
+
+
+def _stored_hparams(
+    cls: type[HasHyperparametersKeys], checkpoint: Mapping[str, Any], hparams_file: storage.PathOrURI | None
+) -> AttributeDict:
+    if hparams_file is not None:
+        return load_hparams_file(hparams_file)
+    return AttributeDict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) or {})
 
 
 def load_hparams_file(path: storage.PathOrURI) -> AttributeDict:

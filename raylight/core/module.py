@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from raylight.checkpoint import format as checkpoint_format
 from raylight.core.export import ExportMixin, properties_of
 from raylight.core.hooks import DataHooks
-from raylight.core.hparams import HyperparametersMixin, class_only, load_init_kwargs
+from raylight.core.hparams import HyperparametersMixin, class_only, make_again
 from raylight.core.model_hooks import ModelHooks
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -443,7 +443,7 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """
         checkpoint_format.refuse_unsafe(weights_only)
         checkpoint = checkpoint_format.load(checkpoint_path, map_location)
-        model = cls(**load_init_kwargs(cls, checkpoint, hparams_file, kwargs))
+        model = make_again(cls, checkpoint, hparams_file, kwargs)
         if "configure_model" in _overridden(cls):
             model.configure_model()
         model.on_load_checkpoint(checkpoint)

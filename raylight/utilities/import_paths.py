@@ -105,9 +105,6 @@ _NO_LAUNCHER = "raylight starts the workers itself: Trainer(launcher=..., device
 
 INSTEAD: dict[str, str] = {
     "Fabric": "use raylight.Trainer with a LightningModule, in manual optimization where the loop is your own",
-    "LightningCLI": "read arguments with argparse or jsonargparse and hand them to raylight.Trainer(...)",
-    "LightningArgumentParser": "read arguments with argparse or jsonargparse",
-    "SaveConfigCallback": "save_hyperparameters() keeps the arguments in logs and checkpoints",
     **dict.fromkeys(["serve", "ServableModule", "ServableModuleValidator"], "serve the model with Ray Serve"),
     "is_wrapped": "there are no Fabric wrappers in raylight",
     "DeepSpeedSummary": "use ModelSummary",
