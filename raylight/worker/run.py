@@ -23,6 +23,7 @@ from raylight.precision import make_precision
 from raylight.strategies import make_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
@@ -35,7 +36,6 @@ from raylight.worker.verify import has_loader
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from raylight.utilities.types import LRSchedulerConfig
 
 Emit = Callable[[Event], None]
 TryOut = Callable[..., TrainState]

@@ -19,7 +19,10 @@ from torch.utils.data import DataLoader
 
 import raylight.cli
 
-OURS_ONLY = {"num_workers", "resources_per_worker", "launcher", "resource_timeout", "idle_timeout", "max_failures"}
+OURS_ONLY = {
+    "num_workers", "resources_per_worker", "launcher", "resource_timeout", "idle_timeout", "max_failures",
+    "shard_iterable_datasets",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,6 @@ with open("function.pickle", "wb") as file:
     file.write(cloudpickle.dumps(trainer_class))
 with open("modules.pickle", "wb") as file:
     import lightning.fabric
-    import lightning.pytorch.callbacks.finetuning as whole
 
-    pickle.dump([lightning.fabric, whole], file)
+    pickle.dump(lightning.fabric, file)
 json.dump(told, sys.stdout)
