@@ -37,6 +37,7 @@ from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
 from raylight.precision import precision_name
+from raylight.profilers import make_profiler
 from raylight.strategies import make_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -94,6 +95,7 @@ class Trainer(TrainerView):
             self._take_placement(place(self.config))
         self._loggers = make_loggers(self.config, logger)
         self.callbacks = make_callbacks(self.config, callbacks)
+        self.profiler = make_profiler(self.config.profiler)
         warn_of_unknown_hooks(self.callbacks)
 
     # ------------------------------------------------------------------------------------------------ methods
@@ -290,7 +292,7 @@ class Trainer(TrainerView):
             from raylight.engine.pool import PoolEngine
             from raylight.engine.portable import verify_portable
 
-            verify_portable(self._model, data, self.callbacks, self.config.strategy)
+            verify_portable(self._model, data, self.callbacks, self.config.strategy, self.profiler)
             expected = place(self.config)
             cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())
@@ -331,6 +333,7 @@ class Trainer(TrainerView):
             root_dir=str(self.default_root_dir),
             loggers=self._loggers if local else [_logger_info(logger) for logger in self._loggers],
             return_predictions=return_predictions,
+            profiler=self.profiler,
             trainer=self if local else None,
         )
 

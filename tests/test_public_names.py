@@ -11,6 +11,7 @@ import pytest
 import raylight
 import raylight.callbacks
 import raylight.loggers
+import raylight.profilers
 import raylight.strategies
 
 
@@ -40,7 +41,21 @@ def test_loggers() -> None:
     assert raylight.loggers.__all__ == ["CSVLogger", "Logger", "TensorBoardLogger"]
 
 
-@pytest.mark.parametrize("module", [raylight, raylight.callbacks, raylight.loggers, raylight.strategies])
+def test_profilers() -> None:
+    assert raylight.profilers.__all__ == [
+        "AdvancedProfiler",
+        "PassThroughProfiler",
+        "Profiler",
+        "PyTorchProfiler",
+        "SimpleProfiler",
+        "XLAProfiler",
+    ]
+
+
+PACKAGES = [raylight, raylight.callbacks, raylight.loggers, raylight.profilers, raylight.strategies]
+
+
+@pytest.mark.parametrize("module", PACKAGES)
 def test_names_exist(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
     assert [name for name in names if not hasattr(module, name)] == []
@@ -86,6 +101,7 @@ def test_flags() -> None:
         "num_workers",
         "overfit_batches",
         "precision",
+        "profiler",
         "reload_dataloaders_every_n_epochs",
         "resource_timeout",
         "resources_per_worker",

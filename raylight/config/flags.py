@@ -41,7 +41,6 @@ BOOLS = (
     "barebones",
 )
 LATER: dict[str, str] = {
-    "profiler": "Wrap the code in question in torch.profiler, in a callback.",
     "plugins": "Give precision= and strategy= by name.",
     "model_registry": "Give ckpt_path= a file.",
 }
@@ -133,6 +132,8 @@ class TrainerConfig:
     enable_model_summary: bool | None = None
     enable_autolog_hparams: bool = True
     """Hand the saved hyperparameters of model and datamodule to the loggers when a call starts."""
+    profiler: Any = None
+    """"simple", "advanced", "pytorch", or a Profiler: records what each part of a run takes; None does not."""
     barebones: bool = False
     """Switch off everything that costs time and is not training; ``self.log`` does nothing."""
     default_root_dir: str | os.PathLike[str] | None = None
@@ -248,7 +249,7 @@ class TrainerConfig:
         switched_on = {
             name: getattr(self, name)
             for name in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
-            + ("num_sanity_val_steps", "fast_dev_run", "detect_anomaly")
+            + ("num_sanity_val_steps", "fast_dev_run", "detect_anomaly", "profiler")
             if getattr(self, name)
         }
         return [f"barebones=True switches {name} off, but it is {value!r}." for name, value in switched_on.items()]

@@ -89,6 +89,29 @@ class Strategy:
         lone.model, lone.lightning_module = self.model, self.lightning_module
         return lone
 
+    # Hooks, after the callbacks' and the model's. One that is not overridden is not called.
+    def on_train_start(self) -> None:
+        """See ``Callback``; likewise those below."""
+
+    def on_train_end(self) -> None: ...
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None: ...
+
+    def on_validation_start(self) -> None: ...
+
+    def on_validation_end(self) -> None: ...
+
+    def on_test_start(self) -> None: ...
+
+    def on_test_end(self) -> None: ...
+
+    def on_predict_start(self) -> None: ...
+
+    def on_predict_end(self) -> None: ...
+
+    def on_exception(self, exception: BaseException) -> None:
+        """The call is about to end with ``exception``."""
+
     # What a checkpoint holds. Collective.
     def model_state(self) -> dict[str, Any]:
         """The model's full state_dict."""

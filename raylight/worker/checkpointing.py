@@ -48,11 +48,11 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
         checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in run.lr_scheduler_configs]
         if precision_state := run.precision.state_dict():
             checkpoint[PRECISION_KEYS[run.precision.name]] = precision_state
-    if datamodule is not None and (state := datamodule.state_dict()):
+    if datamodule is not None and (state := run.hooked_data.state_dict()):
         checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
         run.of_callbacks("on_save_checkpoint", checkpoint)
-    run.model.on_save_checkpoint(checkpoint)
+    run.hooked.on_save_checkpoint(checkpoint)
     return checkpoint
 
 
@@ -116,11 +116,11 @@ def read(run: Run) -> dict[str, Any] | None:
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, the datamodule's state, and, for fit, the callbacks'."""
     model = run.model
-    model.on_load_checkpoint(checkpoint)
+    run.hooked.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
     datamodule = run.source.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
-        datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+        run.hooked_data.load_state_dict(checkpoint[type(datamodule).__qualname__])
     if run.state.fn == TrainerFn.FITTING:
         _restore_callbacks(run, checkpoint)
 

@@ -54,7 +54,7 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
     modes = {module: module.training for module in run.model.modules()}
     name = stage.hook_prefix
     try:
-        getattr(run.model, f"on_{name}_model_eval")()
+        getattr(run.hooked, f"on_{name}_model_eval")()
         run.notify(f"on_{name}_start")
         run.notify(f"on_{name}_epoch_start")
         _run_batches(run, stage, evaluated, limits)
@@ -73,7 +73,9 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
     metrics, sanity = run.metrics, stage == RunningStage.SANITY_CHECKING
     seen = evaluated.seen
     evaluated.set_epoch(run.state.epoch)
-    for batch, batch_idx, dataloader_idx in evaluated.batches(limits):
+    fetching = f"[_EvaluationLoop].{stage.dataloader_prefix}_next"
+    batches = evaluated.batches(limits)
+    for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, evaluated.combined.num_batches):
         if batch_idx == 0:
             run.take_metrics()  # of the loader that has ended
         batch = run.transfer(batch, dataloader_idx)
@@ -108,7 +110,7 @@ def _finish_epoch(run: Run, stage: RunningStage, num_dataloaders: int) -> Result
 
 def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     """Calls a step with those of (batch, batch_idx, dataloader_idx) that it takes."""
-    step = getattr(run.model, name)
+    step = run.recorder.call(run.strategy_action(name), getattr(run.model, name))
     takes_loader = accepts(step, "dataloader_idx", 3)
     if several and not takes_loader:
         raise RuntimeError(
@@ -135,7 +137,7 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
 def _restore_modes(run: Run, name: str, modes: dict[nn.Module, bool]) -> None:
     hook = f"on_{name}_model_train"
     if name != "predict" and run.overrides(hook):
-        getattr(run.model, hook)()
+        getattr(run.hooked, hook)()
         return
     for module, training in modes.items():
         module.training = training
@@ -159,7 +161,7 @@ def predict(run: Run) -> list[Any]:
         if predicted.is_empty:
             return []
         modes = {module: module.training for module in run.model.modules()}
-        run.model.on_predict_model_eval()
+        run.hooked.on_predict_model_eval()
         run.notify("on_predict_start")
         run.notify("on_predict_epoch_start")
         outputs = list(_predict_batches(run, predicted))
@@ -171,7 +173,9 @@ def predict(run: Run) -> list[Any]:
 
 def _predict_batches(run: Run, predicted: EvalData) -> Iterator[tuple[int, int, Any]]:
     step = _step_caller(run, "predict_step", predicted.several)
-    for batch, batch_idx, dataloader_idx in predicted.batches(predicted.num_batches):
+    batches = predicted.batches(predicted.num_batches)
+    fetching = "[_PredictionLoop].predict_next"
+    for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, predicted.combined.num_batches):
         batch = run.transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if predicted.several else (batch, batch_idx)
         run.notify("on_predict_batch_start", *where)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from raylight.worker.run import Run
 
 
+FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
+"""Lightning's name, for profilers, of taking a batch from the loader."""
+
+
 class StopFit(Exception):
     """The driver asked for a graceful stop; raised between two batches."""
 
@@ -136,7 +140,7 @@ def train_epoch(run: Run) -> None:
     state.epoch_is_open, run.validated_last = True, False
     state.is_last_batch = state.is_last_batch and bool(resumed_within)
     state.batches_trained, state.batch_idx = resumed_within, resumed_within - 1
-    train_batches(run, data)
+    run.recorder.call("run_training_epoch", train_batches)(run, data)
     if not run.validated_last:  # else these would take the place of the validation's values of the same name
         run.take_metrics()
     metrics.end_batches()
@@ -169,7 +173,8 @@ def train_batches(run: Run, data: TrainData) -> None:
     step_batch, transfers, schedulers = batch_trainer(run), run.transfers, run.lr_scheduler_configs
     if state.should_stop and may_stop(run):
         return
-    for batch_idx, batch, is_last in data.batches(skip=state.batches_done):
+    batches, left = data.batches(skip=state.batches_done), data.num_batches - state.batches_done
+    for batch_idx, batch, is_last in run.recorder.each(FETCHING, batches, left):
         if stop.pending and stop.reached(state.total_batches):
             raise StopFit
         if transfers:
@@ -227,11 +232,12 @@ def _step_schedulers_after_batch(run: Run) -> None:
 def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
     """What trains on a batch, ``(batch, batch_idx) -> outputs``, for this model."""
     step = training_step_caller(run)
+    train: Callable[..., Any] = _train_batch_with_closure if run.needs_closure else train_batch
     if not run.model.automatic_optimization:
-        return functools.partial(_train_batch_manually, run, step)
-    if not run.optimizers:
+        train = _train_batch_manually
+    elif not run.optimizers:
         raise MisconfigurationException("configure_optimizers returned no optimizer; return None to train without.")
-    return functools.partial(_train_batch_with_closure if run.needs_closure else train_batch, run, step)
+    return run.recorder.call("run_training_batch", functools.partial(train, run, step))
 
 
 def training_step_caller(run: Run) -> Callable[[Any, int], Any]:
@@ -239,7 +245,7 @@ def training_step_caller(run: Run) -> Callable[[Any, int], Any]:
     user_step = run.model.training_step
     if requires(user_step, "dataloader_iter"):
         raise MisconfigurationException("training_step(dataloader_iter) is not supported: take (batch, batch_idx).")
-    step = run.strategy.training_step()
+    step = run.recorder.call(run.strategy_action("training_step"), run.strategy.training_step())
     if accepts(user_step, "batch_idx", 2):
         return step
     return lambda batch, batch_idx: step(batch)
@@ -289,11 +295,7 @@ def forward_backward(
     if loss is None:
         return {}
     if run.hears_backward:
-        run.notify("on_before_backward", loss)
-        metrics.hook = "backward"
-        run.model.backward(run.precision.scale_loss(loss))
-        metrics.hook = None
-        run.notify("on_after_backward")
+        run.announced_backward(loss)
     else:
         run.precision.scale_loss(loss).backward()
     if not run.needs_closure and not run.listeners["on_train_batch_end"]:
@@ -334,7 +336,7 @@ def _zero_grad(run: Run, optimizer: Optimizer, batch_idx: int) -> None:
     """``optimizer.zero_grad()`` for a model that hears of it."""
     run.notify("on_before_zero_grad", optimizer)
     run.metrics.hook = "optimizer_zero_grad"
-    run.model.optimizer_zero_grad(run.state.epoch, batch_idx, optimizer)
+    run.hooked.optimizer_zero_grad(run.state.epoch, batch_idx, optimizer)
     run.metrics.hook = None
 
 
@@ -353,7 +355,7 @@ def _train_batch_with_closure(run: Run, step: Callable[[Any, int], Any], batch: 
         return outputs.get("loss") if isinstance(outputs, dict) else None
 
     run.metrics.hook = "optimizer_step"
-    run.model.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)  # type: ignore[arg-type]
+    run.hooked.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[0], closure)
     run.state.global_step += 1
     run.metrics.hook = None
     return outputs
@@ -387,7 +389,7 @@ def _step_schedulers(run: Run, interval: str, plateau: bool) -> None:
         value = _monitored(run, config) if plateau else None
         if plateau and value is None:
             continue
-        run.model.lr_scheduler_step(config.scheduler, value)
+        run.hooked.lr_scheduler_step(config.scheduler, value)
         run.state.scheduler_steps += 1
 
 
@@ -412,7 +414,7 @@ def _validate(run: Run) -> None:
     """Validation inside fit."""
     state = run.state
     if not state.is_accumulating:
-        run.model.on_validation_model_zero_grad()  # frees the gradients' memory for a while
+        run.hooked.on_validation_model_zero_grad()  # frees the gradients' memory for a while
     state.stage = RunningStage.VALIDATING
     run.take_metrics()
     evaluated = _val_data(run)

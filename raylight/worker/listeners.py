@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.base import HOOKS, Callback
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.core.module import LightningModule
+from raylight.strategies import Strategy
 from raylight.utilities.rank_zero import rank_zero_warn
+
+if TYPE_CHECKING:
+    from raylight.worker.profiling import Recorder
 
 Listener = Callable[..., Any]
 
@@ -25,24 +29,32 @@ LATE = "on_train_epoch_end_monitors"
 
 def overrides(obj: Any, name: str, base: type) -> bool:
     """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself."""
+    if obj is None:
+        return False
     if name in vars(obj):
         return True
     method = getattr(type(obj), name, None)
     return method is not None and method is not getattr(base, name, None)
 
 
-def collect(model: LightningModule, callbacks: list[Any], trainer: Any) -> dict[str, list[Listener]]:
-    """For each hook what to call, with the hook's own arguments: callbacks in their order, then the model."""
+def collect(
+    model: LightningModule, callbacks: list[Any], trainer: Any, strategy: Strategy, recorder: Recorder
+) -> dict[str, list[Listener]]:
+    """For each hook what to call, with its own arguments: callbacks in their order, the model, then the strategy."""
+    bind = functools.partial(_bind, trainer=trainer, model=model, recorder=recorder)
     listeners: dict[str, list[Listener]] = {LATE: []}
     for hook in HOOKS:
         if hook in WITH_OWN_ORDER:
             continue
-        called = [callback for callback in callbacks if hears(callback, hook)]
+        called = [callback for callback in callbacks if recorder.records or hears(callback, hook)]
         if hook == "on_train_epoch_end":
-            listeners[LATE] = _bind([callback for callback in called if monitors(callback)], hook, trainer, model)
+            listeners[LATE] = bind([callback for callback in called if monitors(callback)], hook)
             called = [callback for callback in called if not monitors(callback)]
-        of_model = [getattr(model, hook)] if overrides(model, hook, LightningModule) else []
-        listeners[hook] = [*_bind(called, hook, trainer, model), *of_model]
+        listeners[hook] = bind(called, hook)
+        if overrides(model, hook, LightningModule) or (recorder.records and hasattr(model, hook)):
+            listeners[hook].append(getattr(recorder.hooks("LightningModule", model), hook))
+        if overrides(strategy, hook, Strategy) or (recorder.records and hasattr(strategy, hook)):
+            _add_silent(listeners[hook], getattr(recorder.hooks("Strategy", strategy), hook))
     return listeners
 
 
@@ -57,8 +69,28 @@ def monitors(callback: Any) -> bool:
     return isinstance(callback, Checkpoint | EarlyStopping)
 
 
-def _bind(callbacks: list[Any], hook: str, trainer: Any, model: LightningModule) -> list[Listener]:
-    return [functools.partial(getattr(callback, hook), trainer, model) for callback in callbacks]
+def _bind(callbacks: list[Any], hook: str, trainer: Any, model: LightningModule, recorder: Recorder) -> list[Listener]:
+    return [
+        functools.partial(recorder.call(action_of(callback, hook), getattr(callback, hook)), trainer, model)
+        for callback in callbacks
+    ]
+
+
+def _add_silent(listeners: list[Listener], last: Listener) -> None:
+    """Add a listener whose result does not count: the model's, which was the last one so far, does."""
+    before = listeners.pop() if listeners else None
+
+    def both(*args: Any) -> Any:
+        result = before(*args) if before is not None else None
+        last(*args)
+        return result
+
+    listeners.append(both)
+
+
+def action_of(callback: Any, hook: str) -> str:
+    """What a profiler calls ``hook`` of ``callback``."""
+    return f"[Callback]{callback.state_key}.{hook}"
 
 
 def warn_of_unknown_hooks(callbacks: list[Any]) -> None:

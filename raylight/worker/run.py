@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import os
@@ -27,6 +26,7 @@ from raylight.worker import checkpointing, data, listeners
 from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, LRSchedulerConfig, configure, needs_closure, raw
+from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Emit = Callable[[Event], None]
+
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""In the order of their calls."""
 
 
 class Run:
@@ -68,6 +71,13 @@ class Run:
         self.loggers = self._make_loggers()
         self.trainer: TrainerView = job.trainer if job.trainer is not None else WorkerTrainer(self)
         self.listeners: dict[str, list[listeners.Listener]] = {}
+        self.recorder = make_recorder(self.trainer.profiler)
+        self.hooked: Any = self.recorder.hooks("LightningModule", self.model)
+        """The model, where a hook of it is called that its profiler is to know of."""
+        self.hooked_data: Any = self.recorder.hooks("LightningDataModule", self.source.datamodule)
+        """The datamodule, likewise; None where there is none."""
+        self.announced_backward: Callable[..., None] = self._announced_backward
+        self.step_optimizer: Callable[..., Any] = self._step_optimizer
 
         # What it trains
         self.optimizers: list[Optimizer] = []
@@ -124,8 +134,9 @@ class Run:
         """Call ``hook`` of every callback that has its own; nothing may be logged there."""
         outer, self.metrics.hook = self.metrics.hook, None
         for callback in self.callbacks:
-            if listeners.overrides(callback, hook, Callback):
-                getattr(callback, hook)(self.trainer, self.model, *args, **kwargs)
+            if self.recorder.records or listeners.overrides(callback, hook, Callback):
+                called = self.recorder.call(listeners.action_of(callback, hook), getattr(callback, hook))
+                called(self.trainer, self.model, *args, **kwargs)
         self.metrics.hook = outer
 
     # ------------------------------------------------------------------------------------------------ life
@@ -141,10 +152,12 @@ class Run:
         datamodule = self.source.datamodule
         if datamodule is not None:
             datamodule.trainer = self.trainer
-        self.listeners = listeners.collect(self.model, self.callbacks, self.trainer)
+        self.recorder.start(self)
+        self.listeners = listeners.collect(self.model, self.callbacks, self.trainer, self.strategy, self.recorder)
         self._prepare_data()
         self._setup_hooks()
-        self.model.configure_model()
+        if self.overrides("configure_model"):
+            self.hooked.configure_model()
         self.checkpoint = checkpointing.read(self)
         if self.checkpoint is not None:
             checkpointing.restore_model_and_callbacks(self, self.checkpoint)
@@ -152,8 +165,12 @@ class Run:
         self._settle_step_path()
 
     def _prepare_data(self) -> None:
-        for owner in (self.source.datamodule, self.model):
-            if owner is None:
+        datamodule = self.source.datamodule
+        for owner, overridden in (
+            (self.hooked_data, listeners.overrides(datamodule, "prepare_data", LightningDataModule)),
+            (self.hooked, self.overrides("prepare_data")),
+        ):
+            if not overridden:
                 continue
             per_node = getattr(owner, "prepare_data_per_node", True)
             if (self.strategy.local_rank if per_node else self.strategy.global_rank) == 0:
@@ -162,10 +179,10 @@ class Run:
 
     def _setup_hooks(self) -> None:
         stage = str(self.state.fn)
-        if self.source.datamodule is not None:
-            self.source.datamodule.setup(stage=stage)
+        if self.hooked_data is not None:
+            self.hooked_data.setup(stage=stage)
         self.of_callbacks("setup", stage=stage)
-        self.model.setup(stage=stage)
+        self.hooked.setup(stage=stage)
         self.strategy.barrier("setup")
 
     def _setup_strategy(self) -> None:
@@ -180,15 +197,25 @@ class Run:
         self.transfers = self._find_transfers()
         backward_hooks = self.listeners["on_before_backward"] + self.listeners["on_after_backward"]
         self.hears_backward = bool(backward_hooks) or self.overrides("backward")
-        self.needs_closure = self.overrides("optimizer_step") or any(map(needs_closure, self.optimizers))
+        closure_is_used = self.overrides("optimizer_step") or self.recorder.records
+        self.needs_closure = closure_is_used or any(map(needs_closure, self.optimizers))
         zero_grad_hooks = self.listeners["on_before_zero_grad"]
         self.hears_zero_grad = bool(zero_grad_hooks) or self.overrides("optimizer_zero_grad")
         self.skips_epoch = self.overrides("on_train_batch_start")
-        self.clips_gradients = bool(self.config.gradient_clip_val) or self.overrides("configure_gradient_clipping")
+        custom_clipping = self.overrides("configure_gradient_clipping") or self.recorder.records
+        self.clips_gradients = bool(self.config.gradient_clip_val) or custom_clipping
         self.prepares_step = self.clips_gradients or bool(self.listeners["on_before_optimizer_step"])
+        self.announced_backward = self.recorder.call(self.strategy_action("backward"), self._announced_backward)
+        if not self.model.automatic_optimization:
+            self.step_optimizer = self.recorder.call("optimizer_step", self._step_optimizer)
+
+    def strategy_action(self, name: str) -> str:
+        """What a profiler calls the strategy's ``name``."""
+        return f"[Strategy]{type(self.strategy).__name__}.{name}"
 
     def _configure_optimizers(self) -> None:
-        optimizers, self.lr_scheduler_configs = configure(self.model)
+        action = f"[LightningModule]{type(self.model).__name__}.configure_optimizers"
+        optimizers, self.lr_scheduler_configs = self.recorder.call(action, configure)(self.model)
         self.set_optimizers(optimizers)
 
     def set_optimizers(self, optimizers: list[Optimizer]) -> None:
@@ -214,6 +241,7 @@ class Run:
         if self.state.fn == TrainerFn.FITTING:
             self.notify("on_fit_end")
         self.teardown_hooks()
+        self.recorder.report()
         self.state.status = TrainerStatus.FINISHED
         self.state.stage = None
 
@@ -222,17 +250,22 @@ class Run:
         self.state.status = TrainerStatus.INTERRUPTED
         self.metrics.hook = None
         self.of_callbacks("on_exception", error)
-        if self.source.datamodule is not None:
-            self.source.datamodule.on_exception(error)
+        if self.hooked_data is not None:
+            self.hooked_data.on_exception(error)
+        self.strategy.on_exception(error)
         self.teardown_hooks()
+        if isinstance(error, KeyboardInterrupt):
+            self.recorder.report()
+        else:
+            self.recorder.abandon()
         self.state.stage = None
 
     def teardown_hooks(self) -> None:
         stage = str(self.state.fn)
-        if self.source.datamodule is not None:
-            self.source.datamodule.teardown(stage=stage)
+        if self.hooked_data is not None:
+            self.hooked_data.teardown(stage=stage)
         self.of_callbacks("teardown", stage=stage)
-        self.model.teardown(stage=stage)
+        self.hooked.teardown(stage=stage)
 
     def close(self) -> None:
         """Let go of what only a live run needs; the optimizers stay readable."""
@@ -240,6 +273,7 @@ class Run:
         self.metrics = self.make_metrics(training=False)
         self.state.metrics_to_cpu()
         self.strategy.teardown()
+        self.recorder.close()
         self.model._attach(None)
 
     # ------------------------------------------------------------------------------------------------ data
@@ -270,7 +304,7 @@ class Run:
         given = getattr(self.source, prefix)
         if given is not None:
             return given
-        owner = self.source.datamodule if self.source.datamodule is not None else self.model
+        owner = self.hooked_data if self.hooked_data is not None else self.hooked
         return getattr(owner, f"{prefix}_dataloader")()
 
     def _share(self, loaders: Any, share: Callable[[Any, int, int], Any]) -> Any:
@@ -295,42 +329,49 @@ class Run:
 
     def _find_transfers(self) -> list[Callable[..., Any]]:
         """What must be done to a batch; nothing for a plain run on CPU."""
-        steps: list[Callable[..., Any]] = []
+        found = {hook: step for hook in TRANSFER_HOOKS if (step := self._transfer_step(hook)) is not None}
+        if self.recorder.records:
+            move, after = found["transfer_batch_to_device"], found.pop("on_after_batch_transfer")
+            found["transfer_batch_to_device"] = self.recorder.call(
+                self.strategy_action("batch_to_device"), lambda batch, index: after(move(batch, index), index)
+            )
         if self.precision.converts_input:
-            steps.append(lambda batch, _: self.precision.convert_input(batch))
-        for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
-            owner = self._owner_of(hook)
-            if owner is None:
-                if hook == "transfer_batch_to_device" and self.strategy.device.type != "cpu":
-                    steps.append(functools.partial(self._own_transfer, self.model))
-            elif hook == "transfer_batch_to_device":
-                steps.append(
-                    lambda batch, index, o=owner: o.transfer_batch_to_device(batch, self.strategy.device, index)
-                )
-            else:
-                steps.append(getattr(owner, hook))
-        return steps
+            return [lambda batch, _: self.precision.convert_input(batch), *found.values()]
+        return list(found.values())
 
-    def _own_transfer(self, owner: Any, batch: Any, dataloader_idx: int) -> Any:
-        return owner.transfer_batch_to_device(batch, self.strategy.device, dataloader_idx)
+    def _transfer_step(self, hook: str) -> Callable[..., Any] | None:
+        """``(batch, dataloader_idx) -> batch``: a transfer hook of the datamodule or the model; None: nothing to do."""
+        moves = hook == "transfer_batch_to_device"
+        owner = self._owner_of(hook)
+        if owner is None:
+            if not self.recorder.records and not (moves and self.strategy.device.type != "cpu"):
+                return None
+            owner = self.hooked
+        step: Callable[..., Any] = getattr(owner, hook)
+        return (lambda batch, index: step(batch, self.strategy.device, index)) if moves else step
 
     def _owner_of(self, hook: str) -> Any:
         """The datamodule or the model, whichever has its own ``hook``; the datamodule wins."""
         datamodule = self.source.datamodule
         if datamodule is not None and listeners.overrides(datamodule, hook, LightningDataModule):
-            return datamodule
-        return self.model if self.overrides(hook) else None
+            return self.hooked_data
+        return self.hooked if self.overrides(hook) else None
 
     # ------------------------------------------------------------------------------------------------ optimizing
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients of ``loss``, announced to hooks, scaled where the precision scales; for manual optimization."""
         self.strategy.before_manual_backward(loss)
+        self._announced_backward(loss, *args, **kwargs)
+
+    def _announced_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         self.notify("on_before_backward", loss)
+        outer, self.metrics.hook = self.metrics.hook, "backward"
         self.model.backward(self.precision.scale_loss(loss), *args, **kwargs)
+        self.metrics.hook = outer
         self.notify("on_after_backward")
 
-    def step_optimizer(self, optimizer: Any, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
+    def _step_optimizer(self, optimizer: Any, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
         """What ``LightningOptimizer.step`` does: announce, clip (automatic optimization), step, count."""
         own = raw(optimizer)
         if closure is None:
@@ -356,7 +397,7 @@ class Run:
             self.notify("on_before_optimizer_step", optimizer)
         if clips:
             outer, self.metrics.hook = self.metrics.hook, "configure_gradient_clipping"
-            self.model.configure_gradient_clipping(
+            self.hooked.configure_gradient_clipping(
                 optimizer, self.config.gradient_clip_val, self.config.gradient_clip_algorithm
             )
             self.metrics.hook = outer
@@ -464,7 +505,8 @@ class Run:
         """Collective: write a checkpoint; rank 0 writes the file, atomically, and all wait for it."""
         if storage_options is not None:
             raise MisconfigurationException("storage_options is not supported: give a path or a pyarrow.fs URI.")
-        checkpointing.save(self, os.fspath(filepath), bool(weights_only))
+        save = self.recorder.call("save_checkpoint", checkpointing.save)
+        save(self, os.fspath(filepath), bool(weights_only))
 
 
 class WorkerTrainer(TrainerView):
@@ -475,6 +517,7 @@ class WorkerTrainer(TrainerView):
         self.config = run.config
         self.state = run.state
         self.callbacks = run.callbacks
+        self.profiler = run.job.profiler
 
     @property
     def run(self) -> Run:

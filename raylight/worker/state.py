@@ -136,6 +136,8 @@ class TrainerView:
     config: TrainerConfig
     state: TrainState
     callbacks: list[Any]
+    profiler: Any
+    """What records this trainer's runs; a PassThroughProfiler where none was asked for."""
 
     @property
     def run(self) -> Run | None:
