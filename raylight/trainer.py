@@ -36,13 +36,13 @@ from raylight.display import Display, print_results
 from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
-from raylight.precision import precision_name
+from raylight.plugins.selection import equipped_strategy, with_devices_of_strategy
 from raylight.profilers import make_profiler
-from raylight.strategies import make_strategy
+from raylight.strategies import Strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
-from raylight.worker.execute import set_torch_flags
+from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import Run
 from raylight.worker.state import TrainerView, TrainState
@@ -80,7 +80,7 @@ class Trainer(TrainerView):
         callbacks: list[Callback] | Callback | None = None,
         **flags: Any,
     ) -> None:
-        self.config = TrainerConfig.from_flags(**flags)
+        self.config = with_devices_of_strategy(TrainerConfig.from_flags(**flags))
         self.state = TrainState()
         self._run: Run | None = None
         self._model: LightningModule | None = None
@@ -89,10 +89,14 @@ class Trainer(TrainerView):
         self._display = Display()
         self._next_save = 0.0
         set_torch_flags(self.config)
-        precision_name(self.config.precision)
-        make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
-        if not wants_ray(self.config):
-            self._take_placement(place(self.config))
+        # With Ray, the workers make theirs; this one is for whoever asks before, as is the number of workers.
+        use_ray = wants_ray(self.config)
+        placement = None if use_ray else place(self.config)
+        device_type = placement.device_type if placement is not None else "cpu"
+        self._strategy = equipped_strategy(self.config, 2 if use_ray else 1, device_type)
+        if placement is not None:
+            self._take_placement(placement)
+            self._strategy.attach(placement.device, **single_rank())
         self._loggers = make_loggers(self.config, logger)
         self.callbacks = make_callbacks(self.config, callbacks)
         self.profiler = make_profiler(self.config.profiler)
@@ -333,6 +337,7 @@ class Trainer(TrainerView):
             root_dir=str(self.default_root_dir),
             loggers=self._loggers if local else [_logger_info(logger) for logger in self._loggers],
             return_predictions=return_predictions,
+            strategy=self._strategy if local else None,
             profiler=self.profiler,
             trainer=self if local else None,
         )
@@ -405,6 +410,11 @@ class Trainer(TrainerView):
     @property
     def run(self) -> Run | None:
         return self._run
+
+    @property
+    def strategy(self) -> Strategy:
+        """How the workers act together; for workers of Ray, one of the kind that each of them makes."""
+        return self._strategy
 
     @property
     def loggers(self) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raylight.accelerators import Accelerator
 from raylight.config.flags import TrainerConfig
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -30,6 +31,11 @@ class Placement:
     """False: the one worker is this process."""
     device_index: int
     """CUDA device of the worker when it is this process; in a Ray worker it is always its own first."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of the worker when it is this process."""
+        return torch.device("cuda", self.device_index) if self.device_type == "cuda" else torch.device("cpu")
 
     @property
     def backend(self) -> str:
@@ -77,6 +83,8 @@ def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
 
 def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
     name = config.accelerator
+    if isinstance(name, Accelerator):
+        return _own_device_type(name)
     if not isinstance(name, str) or name not in ACCELERATORS:
         if name in ELSEWHERE:
             raise MisconfigurationException(f"accelerator={name!r} is not supported: use 'cpu', 'gpu' or 'auto'.")
@@ -86,6 +94,21 @@ def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
     if name == "auto":
         return "cuda" if has_gpu else "cpu"
     return "cpu" if name == "cpu" else "cuda"
+
+
+def _own_device_type(accelerator: Accelerator) -> str:
+    """Type of the devices that an Accelerator object gives."""
+    if not accelerator.is_available():
+        raise MisconfigurationException(
+            f"`{type(accelerator).__qualname__}` can not run on your system since the accelerator is not available. "
+            "Use accelerator='cpu', or launcher='ray' with accelerator='gpu' on a cluster that has GPUs."
+        )
+    device_type: str = accelerator.get_parallel_devices(accelerator.parse_devices(1))[0].type
+    if device_type not in ("cpu", "cuda"):
+        raise MisconfigurationException(
+            f"{type(accelerator).__qualname__} gives devices of type {device_type!r}: raylight runs on cpu and cuda."
+        )
+    return device_type
 
 
 def _count(devices: Any, device_type: str, present: int) -> int:

@@ -41,7 +41,6 @@ BOOLS = (
     "barebones",
 )
 LATER: dict[str, str] = {
-    "plugins": "Give precision= and strategy= by name.",
     "model_registry": "Give ckpt_path= a file.",
 }
 """Lightning's flags that raylight has no meaning for yet, and what to use instead; their default value is accepted."""
@@ -56,8 +55,8 @@ class TrainerConfig:
     """
 
     # Where it runs
-    accelerator: str = "auto"
-    """"cpu", "gpu", "cuda", or "auto": a GPU where there is one."""
+    accelerator: Any = "auto"
+    """"cpu", "gpu", "cuda", "auto" (a GPU where there is one), or an Accelerator."""
     devices: int | str | list[int] = "auto"
     """Workers per node: a count, "3", -1 for all, or a list of GPU indices. "auto" is 1, or all of a machine's GPUs."""
     num_nodes: int = 1
@@ -83,6 +82,8 @@ class TrainerConfig:
     # Numbers
     precision: str | int | None = None
     """"32-true" (None), "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", or their short names."""
+    plugins: Any = None
+    """One or several of: a Precision, in place of ``precision``; a CheckpointIO; a LayerSync."""
     deterministic: bool | str | None = None
     """True: only deterministic algorithms, an error where there is none; "warn": a warning there."""
     benchmark: bool | None = None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Results = list[dict[str, float]]
 
+CONTEXTS = {"validation_step": "val_step"}
+"""Steps whose context in a Precision is named otherwise."""
+
 
 def validate(run: Run) -> Results:
     """The whole of ``Trainer.validate`` on this rank."""
@@ -124,11 +127,12 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
         )
     count = (3 if several else 2) if accepts(step, "batch_idx", 2) else 1
 
+    context = getattr(run.precision, f"{CONTEXTS.get(name, name)}_context")
     if not run.precision.has_context:
         return lambda *where: step(*where[:count])
 
     def in_precision(*where: Any) -> Any:
-        with run.precision.forward_context():
+        with context():
             return step(*where[:count])
 
     return in_precision

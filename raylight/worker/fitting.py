@@ -279,7 +279,7 @@ def forward_backward(
     metrics, accumulate = run.metrics, run.state.accumulate_grad_batches
     metrics.hook = "training_step"
     if run.precision.has_context:
-        with run.precision.forward_context():
+        with run.precision.train_step_context():
             returned = step(batch, batch_idx)
     else:
         returned = step(batch, batch_idx)
@@ -365,7 +365,7 @@ def _train_batch_manually(run: Run, step: Callable[[Any, int], Any], batch: Any,
     """training_step does everything."""
     run.metrics.hook = "training_step"
     if run.precision.has_context:
-        with run.precision.forward_context():
+        with run.precision.train_step_context():
             returned = step(batch, batch_idx)
     else:
         returned = step(batch, batch_idx)

@@ -18,8 +18,7 @@ from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.config.messages import Event, Job, LoggerInfo, Metrics, RunningStage, Text, TrainerFn, TrainerStatus
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
-from raylight.precision import make_precision
-from raylight.strategies import make_strategy
+from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing, data, listeners
@@ -32,6 +31,8 @@ from raylight.worker.state import TrainerView, TrainState, scalars
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from raylight.strategies import Strategy
 
 Emit = Callable[[Event], None]
 
@@ -65,9 +66,9 @@ class Run:
         self.state.take({**ranks, **job.progress})
 
         # How it works
-        self.precision = make_precision(self.config.precision, device.type)
-        self.strategy = make_strategy(self.config.strategy, ranks["world_size"])
+        self.strategy: Strategy = job.strategy or equipped_strategy(self.config, ranks["world_size"], device.type)
         self.strategy.attach(device, **ranks)
+        self.precision = self.strategy.precision_plugin
         self.loggers = self._make_loggers()
         self.trainer: TrainerView = job.trainer if job.trainer is not None else WorkerTrainer(self)
         self.listeners: dict[str, list[listeners.Listener]] = {}
@@ -149,6 +150,7 @@ class Run:
             base = self.config.accumulate_grad_batches
             self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
         self.model._attach(self)
+        self._prepare_device()
         datamodule = self.source.datamodule
         if datamodule is not None:
             datamodule.trainer = self.trainer
@@ -157,12 +159,19 @@ class Run:
         self._prepare_data()
         self._setup_hooks()
         if self.overrides("configure_model"):
-            self.hooked.configure_model()
+            with self.strategy.device, self.precision.module_init_context():
+                self.hooked.configure_model()
         self.checkpoint = checkpointing.read(self)
         if self.checkpoint is not None:
             checkpointing.restore_model_and_callbacks(self, self.checkpoint)
         self._setup_strategy()
         self._settle_step_path()
+
+    def _prepare_device(self) -> None:
+        self.strategy.connect(self.model)
+        assert self.strategy.accelerator is not None
+        self.strategy.accelerator.setup_device(self.strategy.device)
+        self.strategy.accelerator.setup(self.trainer)
 
     def _prepare_data(self) -> None:
         datamodule = self.source.datamodule
@@ -196,8 +205,9 @@ class Run:
         """Ask once what the model overrides, so that a step pays only for what is there."""
         self.transfers = self._find_transfers()
         backward_hooks = self.listeners["on_before_backward"] + self.listeners["on_after_backward"]
-        self.hears_backward = bool(backward_hooks) or self.overrides("backward")
-        closure_is_used = self.overrides("optimizer_step") or self.recorder.records
+        custom_backward = self.overrides("backward") or self.precision.handles_backward
+        self.hears_backward = bool(backward_hooks) or custom_backward
+        closure_is_used = self.overrides("optimizer_step") or self.precision.handles_step or self.recorder.records
         self.needs_closure = closure_is_used or any(map(needs_closure, self.optimizers))
         zero_grad_hooks = self.listeners["on_before_zero_grad"]
         self.hears_zero_grad = bool(zero_grad_hooks) or self.overrides("optimizer_zero_grad")
@@ -216,11 +226,19 @@ class Run:
     def _configure_optimizers(self) -> None:
         action = f"[LightningModule]{type(self.model).__name__}.configure_optimizers"
         optimizers, self.lr_scheduler_configs = self.recorder.call(action, configure)(self.model)
+        model, optimizers, self.lr_scheduler_configs = self.precision.connect(
+            self.model, optimizers, self.lr_scheduler_configs
+        )
+        if model is not self.model:
+            raise MisconfigurationException(
+                f"{type(self.precision).__name__}.connect() returned another model: change it in convert_module()."
+            )
+        self.strategy.lr_scheduler_configs = self.lr_scheduler_configs
         self.set_optimizers(optimizers)
 
     def set_optimizers(self, optimizers: list[Optimizer]) -> None:
         """Use these from now on."""
-        self.optimizers = [raw(optimizer) for optimizer in optimizers]
+        self.optimizers = self.strategy.optimizers = [raw(optimizer) for optimizer in optimizers]
         self.lightning_optimizers = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
 
     def begin(self) -> None:
@@ -238,6 +256,7 @@ class Run:
     def end(self) -> None:
         """The call did what it should."""
         self.metrics.hook = None
+        self.strategy.checkpoint_io.teardown()
         if self.state.fn == TrainerFn.FITTING:
             self.notify("on_fit_end")
         self.teardown_hooks()
@@ -273,6 +292,9 @@ class Run:
         self.metrics = self.make_metrics(training=False)
         self.state.metrics_to_cpu()
         self.strategy.teardown()
+        self.precision.teardown()
+        if self.strategy.accelerator is not None:
+            self.strategy.accelerator.teardown()
         self.recorder.close()
         self.model._attach(None)
 
@@ -367,24 +389,21 @@ class Run:
     def _announced_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         self.notify("on_before_backward", loss)
         outer, self.metrics.hook = self.metrics.hook, "backward"
-        self.model.backward(self.precision.scale_loss(loss), *args, **kwargs)
+        scaled = self.precision.pre_backward(loss, self.model)
+        optimizer = self.optimizers[0] if self.model.automatic_optimization else None
+        self.precision.backward(scaled, self.model, optimizer, *args, **kwargs)
+        self.precision.post_backward(scaled, self.model)
         self.metrics.hook = outer
         self.notify("on_after_backward")
 
     def _step_optimizer(self, optimizer: Any, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
         """What ``LightningOptimizer.step`` does: announce, clip (automatic optimization), step, count."""
         own = raw(optimizer)
-        if closure is None:
+        if closure is None and not self.precision.handles_step:
             self.before_step(own)
-            result = self.precision.step(own)
+            result = self.precision.step(own, **kwargs)
         else:
-
-            def announced() -> Any:
-                outcome = closure()
-                self.before_step(own)
-                return outcome
-
-            result = self.precision.step(own, announced)
+            result = self.precision.optimizer_step(own, self.model, closure or _nothing, **kwargs)
         if not self.model.automatic_optimization:  # else counted when the model's optimizer_step has returned
             self.state.global_step += 1
         return result
@@ -393,7 +412,7 @@ class Run:
         """Gradients are complete: unscale, announce, clip."""
         clips = self.model.automatic_optimization and self.clips_gradients
         if clips or self.listeners["on_before_optimizer_step"]:
-            self.precision.unscale(optimizer)
+            self.precision.unscale_gradients(optimizer)
             self.notify("on_before_optimizer_step", optimizer)
         if clips:
             outer, self.metrics.hook = self.metrics.hook, "configure_gradient_clipping"
@@ -503,10 +522,8 @@ class Run:
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
         """Collective: write a checkpoint; rank 0 writes the file, atomically, and all wait for it."""
-        if storage_options is not None:
-            raise MisconfigurationException("storage_options is not supported: give a path or a pyarrow.fs URI.")
         save = self.recorder.call("save_checkpoint", checkpointing.save)
-        save(self, os.fspath(filepath), bool(weights_only))
+        save(self, os.fspath(filepath), bool(weights_only), storage_options)
 
 
 class WorkerTrainer(TrainerView):
@@ -524,6 +541,10 @@ class WorkerTrainer(TrainerView):
         return self._run
 
     @property
+    def strategy(self) -> Strategy:
+        return self._run.strategy
+
+    @property
     def loggers(self) -> list[Any]:
         return self._run.loggers
 
@@ -534,6 +555,10 @@ class WorkerTrainer(TrainerView):
     @property
     def default_root_dir(self) -> str:
         return self._run.job.root_dir
+
+
+def _nothing() -> None:
+    """The closure of a step whose gradients are there."""
 
 
 def _parameters(optimizer: Optimizer) -> set[Tensor]:

@@ -13,7 +13,6 @@ from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
-from raylight.precision import precision_name
 from raylight.worker.fit_loop import FitLoop
 
 if TYPE_CHECKING:
@@ -357,7 +356,7 @@ class TrainerView:
     @property
     def precision(self) -> str:
         """Such as "bf16-mixed"."""
-        return self.run.precision.name if self.run is not None else precision_name(self.config.precision)
+        return str(self.precision_plugin.precision)
 
     @property
     def enable_validation(self) -> bool:
@@ -401,9 +400,9 @@ class TrainerView:
         return list(range(self.num_devices))
 
     @property
-    def accelerator(self) -> str:
-        """ "cpu" or "cuda"."""
-        return self.state.device_type
+    def accelerator(self) -> Any:
+        """What kind of device the workers compute on: an Accelerator."""
+        return self.strategy.accelerator
 
     # ------------------------------------------------------------------------------------------------ the run's objects
 
@@ -425,16 +424,17 @@ class TrainerView:
 
     @property
     def strategy(self) -> Any:
-        return self.run.strategy if self.run is not None else None
+        """How the workers act together."""
+        raise NotImplementedError
 
     @property
     def precision_plugin(self) -> Any:
-        return self.run.precision if self.run is not None else None
+        return self.strategy.precision_plugin
 
     @property
     def scaler(self) -> Any:
         """torch.amp.GradScaler of a 16-mixed run; None for the others."""
-        return self.run.precision.scaler if self.run is not None else None
+        return self.precision_plugin.scaler
 
     @property
     def optimizers(self) -> list[Any]:
