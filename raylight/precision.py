@@ -185,12 +185,14 @@ class MixedPrecision(Precision):
     def __init__(self, precision: str, device: str, scaler: Any = None) -> None:
         if precision not in ("16-mixed", "bf16-mixed"):
             raise ValueError(
-                f"Passed `{type(self).__name__}(precision={precision!r})`. Precision must be '16-mixed' or 'bf16-mixed'."
+                f"Passed `{type(self).__name__}(precision={precision!r})`. "
+                "Precision must be '16-mixed' or 'bf16-mixed'."
             )
         if precision == "bf16-mixed" and scaler is not None:
             raise MisconfigurationException(f"`precision='bf16-mixed'` does not use a scaler, found {scaler}.")
         if precision == "16-mixed" and scaler is None:
-            scaler = torch.amp.GradScaler(device)
+            usable = device != "cuda" or torch.cuda.is_available()  # a driver need not have the workers' GPU
+            scaler = torch.amp.GradScaler(device, enabled=usable)
         self.precision = precision
         self.device = device
         self.scaler = scaler

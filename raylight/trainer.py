@@ -36,7 +36,7 @@ from raylight.display import Display, print_results
 from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import Logger
-from raylight.plugins.selection import equipped_strategy, with_devices_of_strategy
+from raylight.plugins.selection import accelerator_of, equipped_strategy, with_devices_of_strategy
 from raylight.profilers import make_profiler
 from raylight.strategies import Strategy
 from raylight.utilities.exceptions import MisconfigurationException
@@ -92,7 +92,7 @@ class Trainer(TrainerView):
         # With Ray, the workers make theirs; this one is for whoever asks before, as is the number of workers.
         use_ray = wants_ray(self.config)
         placement = None if use_ray else place(self.config)
-        device_type = placement.device_type if placement is not None else "cpu"
+        device_type = placement.device_type if placement else "cpu" if self.config.accelerator == "cpu" else "cuda"
         self._strategy = equipped_strategy(self.config, 2 if use_ray else 1, device_type)
         if placement is not None:
             self._take_placement(placement)
@@ -309,6 +309,8 @@ class Trainer(TrainerView):
         self.state.world_size = placement.num_workers
         self.state.num_nodes = placement.num_nodes
         self.state.device_type = placement.device_type
+        if self._strategy.accelerator is None or self._strategy.accelerator.name() != placement.device_type:
+            self._strategy.accelerator = accelerator_of(self.config, placement.device_type)
 
     def _make_job(
         self,
@@ -450,7 +452,7 @@ class Trainer(TrainerView):
 
     @property
     def lightning_module(self) -> Any:
-        return self._model
+        return self._model if self._model is not None else self._strategy.lightning_module
 
     @property
     def datamodule(self) -> Any:
@@ -470,7 +472,7 @@ class Trainer(TrainerView):
         elif self._model is None:
             raise AttributeError("Saving a checkpoint is only possible if a model is attached to the Trainer.")
         elif weights_only:
-            checkpointing.save_weights(self._model, self._datamodule, self.state, filepath)
+            checkpointing.save_weights(self._strategy, self._model, self._datamodule, self.state, filepath)
         else:
             raise MisconfigurationException(
                 "The optimizers of a run on Ray stay in its workers: give weights_only=True, or save during the run, "

@@ -9,8 +9,10 @@ import sys
 import pytest
 
 import raylight
+import raylight.accelerators
 import raylight.callbacks
 import raylight.loggers
+import raylight.plugins
 import raylight.profilers
 import raylight.strategies
 
@@ -52,7 +54,39 @@ def test_profilers() -> None:
     ]
 
 
-PACKAGES = [raylight, raylight.callbacks, raylight.loggers, raylight.profilers, raylight.strategies]
+def test_plugins() -> None:
+    assert raylight.plugins.__all__ == [
+        "AsyncCheckpointIO",
+        "CheckpointIO",
+        "DoublePrecision",
+        "HalfPrecision",
+        "LayerSync",
+        "MixedPrecision",
+        "Precision",
+        "TorchCheckpointIO",
+        "TorchSyncBatchNorm",
+    ]
+
+
+def test_accelerators() -> None:
+    assert raylight.accelerators.__all__ == [
+        "Accelerator",
+        "CPUAccelerator",
+        "CUDAAccelerator",
+        "MPSAccelerator",
+        "find_usable_cuda_devices",
+    ]
+
+
+PACKAGES = [
+    raylight,
+    raylight.accelerators,
+    raylight.callbacks,
+    raylight.loggers,
+    raylight.plugins,
+    raylight.profilers,
+    raylight.strategies,
+]
 
 
 @pytest.mark.parametrize("module", PACKAGES)
@@ -100,6 +134,7 @@ def test_flags() -> None:
         "num_sanity_val_steps",
         "num_workers",
         "overfit_batches",
+        "plugins",
         "precision",
         "profiler",
         "reload_dataloaders_every_n_epochs",

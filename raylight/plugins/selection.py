@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from raylight.accelerators import KINDS
+from raylight.accelerators import KINDS, Accelerator
 from raylight.checkpoint.io import CheckpointIO
 from raylight.plugins.environments import ClusterEnvironment
 from raylight.precision import Precision, make_precision
@@ -54,31 +54,29 @@ def equipped_strategy(config: TrainerConfig, world_size: int, device_type: str) 
         raise ValueError(
             f"Received both `precision={config.precision}` and `plugins={plugins[Precision]}`. Choose one."
         )
-    if config.sync_batchnorm and not isinstance(
-        plugins.setdefault(LayerSync, TorchSyncBatchNorm()), TorchSyncBatchNorm
-    ):
-        raise MisconfigurationException(
-            f"You set `Trainer(sync_batchnorm=True)` and provided a `{type(plugins[LayerSync]).__name__}` plugin, but "
-            "this is not allowed. Choose one or the other."
-        )
+    if config.sync_batchnorm:
+        layer_sync = plugins.setdefault(LayerSync, TorchSyncBatchNorm())
+        if not isinstance(layer_sync, TorchSyncBatchNorm):
+            raise MisconfigurationException(
+                f"You set `Trainer(sync_batchnorm=True)` and provided a `{type(layer_sync).__name__}` plugin, but this "
+                "is not allowed. Choose one or the other."
+            )
     strategy = make_strategy(config.strategy, world_size)
-    for kind, name in ((Precision, "precision"), (CheckpointIO, "checkpoint_io")):
-        if kind in plugins and strategy.given.get(STRATEGY_ARGUMENTS[kind]) is not None:
-            raise MisconfigurationException(f"{name} set through both strategy class and plugins, choose one")
+    for kind, argument in ((Precision, "precision_plugin"), (CheckpointIO, "checkpoint_io")):
+        if kind in plugins and argument in strategy.given:
+            raise MisconfigurationException(f"{argument} set through both strategy class and plugins, choose one")
     if "precision_plugin" not in strategy.given:
         strategy.precision_plugin = plugins.get(Precision) or make_precision(config.precision, device_type)
     if CheckpointIO in plugins:
         strategy.checkpoint_io = plugins[CheckpointIO]
-    if isinstance(config.accelerator, str):
-        strategy.accelerator = KINDS[device_type]()
-    else:
-        strategy.accelerator = config.accelerator
+    strategy.accelerator = accelerator_of(config, device_type)
     strategy.layer_sync = plugins.get(LayerSync)
     return strategy
 
 
-STRATEGY_ARGUMENTS: dict[type, str] = {Precision: "precision_plugin", CheckpointIO: "checkpoint_io"}
-"""A plugin's kind, and the argument of a Strategy that also sets it."""
+def accelerator_of(config: TrainerConfig, device_type: str) -> Accelerator:
+    """The user's Accelerator, or the one for "cpu" or "cuda"."""
+    return config.accelerator if isinstance(config.accelerator, Accelerator) else KINDS[device_type]()
 
 
 def sort_plugins(plugins: Any) -> Plugins:
@@ -102,7 +100,7 @@ def sort_plugins(plugins: Any) -> Plugins:
         counts[kind.__name__] += 1
     if several := [name for name, count in counts.items() if count > 1]:
         raise MisconfigurationException(
-            f"Received multiple values for {', '.join(several)} flags in `plugins`. Expected one value for each type at "
-            "most."
+            f"Received multiple values for {', '.join(several)} flags in `plugins`. Expected one value for each type "
+            "at most."
         )
     return found

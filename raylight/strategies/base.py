@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ class Strategy:
         """Take ``model``, before it is ready for the device."""
         self.lightning_module = self.model = model
 
-    def setup(self, module: LightningModule, for_training: bool, sync_batchnorm: bool) -> None:
+    def setup(self, module: LightningModule, for_training: bool) -> None:
         """Move the model to the device and, for training, wrap it. Collective."""
         self.lightning_module = module
         self.model = module.to(self.device)
@@ -168,7 +169,11 @@ class Strategy:
 
     def load_checkpoint(self, checkpoint_path: PathOrURI, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint, on every rank that calls it."""
-        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+        load = self.checkpoint_io.load_checkpoint
+        parameters = inspect.signature(load).parameters.values()
+        if any(each.name == "weights_only" or each.kind == each.VAR_KEYWORD for each in parameters):
+            return load(checkpoint_path, weights_only=weights_only)
+        return load(checkpoint_path)  # a CheckpointIO of Lightning 1.x
 
     def remove_checkpoint(self, filepath: PathOrURI) -> None:
         """Have rank 0 delete a checkpoint."""

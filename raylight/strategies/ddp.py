@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from raylight.strategies.base import Step, Strategy
-from raylight.strategies.layer_sync import TorchSyncBatchNorm
 from raylight.utilities import tree
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -64,12 +63,10 @@ class DDPStrategy(Strategy):
         self._gradients_stay_local = False
         self.kwargs: dict[str, Any] = {"gradient_as_bucket_view": gradient_as_bucket_view, **kwargs}
 
-    def setup(self, module: LightningModule, for_training: bool, sync_batchnorm: bool) -> None:
-        if sync_batchnorm and self.layer_sync is None:
-            self.layer_sync = TorchSyncBatchNorm()
+    def setup(self, module: LightningModule, for_training: bool) -> None:
         if self.layer_sync is not None:
             module = cast("LightningModule", self.layer_sync.apply(module))
-        super().setup(module, for_training, sync_batchnorm)
+        super().setup(module, for_training)
         if not for_training or not any(p.requires_grad for p in module.parameters()):
             return
         find_unused = self.find_unused_parameters

@@ -25,7 +25,8 @@ class TorchSyncBatchNorm(LayerSync):
     """BatchNorm layers as torch.nn.SyncBatchNorm."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        synchronized: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return synchronized
 
     def revert(self, model: nn.Module) -> nn.Module:
         """``model`` with BatchNorm layers that take inputs of any dimension, weights and statistics kept."""
@@ -45,7 +46,8 @@ def _reverted(layer: nn.SyncBatchNorm) -> nn.Module:
         setattr(plain, name, parameter)
     for name, buffer in layer.named_buffers(recurse=False):
         setattr(plain, name, buffer)
-    return plain.train(layer.training)
+    plain.train(layer.training)
+    return plain
 
 
 class _AnyBatchNorm(_BatchNorm):

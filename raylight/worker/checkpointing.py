@@ -15,6 +15,7 @@ from raylight.worker.listeners import overrides
 if TYPE_CHECKING:
     import os
 
+    from raylight.strategies import Strategy
     from raylight.worker.run import Run
     from raylight.worker.state import TrainState
 
@@ -53,9 +54,11 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     return checkpoint
 
 
-def save_weights(model: Any, datamodule: Any, state: TrainState, path: str | os.PathLike[str]) -> None:
+def save_weights(
+    strategy: Strategy, model: Any, datamodule: Any, state: TrainState, path: str | os.PathLike[str]
+) -> None:
     """Write a checkpoint of weights and hyperparameters, without a run."""
-    checkpoint_format.save(_base(model, datamodule, state, model.state_dict()), path)
+    strategy.save_checkpoint(_base(model, datamodule, state, model.state_dict()), path)
 
 
 def _base(model: Any, datamodule: Any, state: TrainState, weights: dict[str, Any]) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class Run:
     def _setup_strategy(self) -> None:
         fitting = self.state.fn == TrainerFn.FITTING
         self.precision.convert_module(self.model)
-        self.strategy.setup(self.model, for_training=fitting, sync_batchnorm=self.config.sync_batchnorm)
+        self.strategy.setup(self.model, for_training=fitting)
         if fitting:
             self._configure_optimizers()
 
@@ -272,6 +272,10 @@ class Run:
         if self.hooked_data is not None:
             self.hooked_data.on_exception(error)
         self.strategy.on_exception(error)
+        try:
+            self.strategy.checkpoint_io.teardown()
+        except Exception as failure:  # the error that ends the call is the one to raise
+            rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
         self.teardown_hooks()
         if isinstance(error, KeyboardInterrupt):
             self.recorder.report()
@@ -403,7 +407,7 @@ class Run:
             self.before_step(own)
             result = self.precision.step(own, **kwargs)
         else:
-            result = self.precision.optimizer_step(own, self.model, closure or _nothing, **kwargs)
+            result = self.precision.optimizer_step(own, model=self.model, closure=closure or _nothing, **kwargs)
         if not self.model.automatic_optimization:  # else counted when the model's optimizer_step has returned
             self.state.global_step += 1
         return result
