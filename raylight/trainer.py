@@ -296,7 +296,8 @@ class Trainer(TrainerView):
             from raylight.engine.pool import PoolEngine
             from raylight.engine.portable import verify_portable
 
-            verify_portable(self._model, data, self.callbacks, self.config.strategy, self.profiler)
+            flags = {"strategy": self.config.strategy, "plugins": self.config.plugins, "profiler": self.profiler}
+            verify_portable(self._model, data, self.callbacks, **flags)
             expected = place(self.config)
             cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())

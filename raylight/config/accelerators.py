@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from raylight.accelerators import Accelerator
-from raylight.config.flags import TrainerConfig
+from raylight.config.flags import TrainerConfig, TypedFlagError
 from raylight.utilities.exceptions import MisconfigurationException
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
@@ -89,7 +89,9 @@ def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
         if name in ELSEWHERE:
             raise MisconfigurationException(f"accelerator={name!r} is not supported: use 'cpu', 'gpu' or 'auto'.")
         known = ", ".join(map(repr, ACCELERATORS))
-        raise ValueError(f"accelerator={name!r} does not exist: use one of {known}.")
+        raise ValueError(
+            f"You selected an invalid accelerator name: `accelerator={name!r}`. Available names are: {known}."
+        )
     has_gpu = torch.cuda.is_available() or cluster_gpus > 0
     if name == "auto":
         return "cuda" if has_gpu else "cpu"
@@ -115,17 +117,22 @@ def _count(devices: Any, device_type: str, present: int) -> int:
     """Workers on one node that ``devices`` asks for."""
     if devices == "auto":
         return max(present, 1) if device_type == "cuda" else 1
+    if devices in ([], 0, "0") and devices is not False:
+        raise MisconfigurationException(
+            f"`Trainer(devices={devices!r})` value is not a valid input using {device_type} accelerator: it asks for "
+            "no device. Give at least one."
+        )
     if isinstance(devices, str):
         devices = [int(part) for part in devices.split(",") if part.strip()] if "," in devices else _parse_int(devices)
     if isinstance(devices, list | tuple):
-        if not devices:
-            raise MisconfigurationException(f"devices={devices!r} asks for no device: give at least one.")
         return len(devices)
     if isinstance(devices, bool) or not isinstance(devices, int) or devices == 0 or devices < -1:
         raise MisconfigurationException(f"devices={devices!r} must be 'auto', a count >= 1, -1, or a list of indices.")
     if devices == -1:
         if device_type == "cpu":
-            raise MisconfigurationException("devices=-1 means all GPUs, but this run is on CPU: give a count.")
+            raise TypedFlagError(
+                "`devices` selected with `CPUAccelerator` should be an int > 0: -1 means all GPUs. Give a count."
+            )
         return max(present, 1)
     return devices
 
@@ -134,9 +141,7 @@ def _parse_int(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise MisconfigurationException(
-            f"devices={text!r} must be 'auto', a count, or indices such as '0,1'."
-        ) from None
+        raise TypedFlagError(f"devices={text!r} must be 'auto', a count, or indices such as '0,1'.") from None
 
 
 def _first_index(devices: Any) -> int:
@@ -161,8 +166,9 @@ def _check_local(config: TrainerConfig, device_type: str, num_workers: int, pres
         )
     if device_type == "cuda" and not torch.cuda.is_available():
         raise MisconfigurationException(
-            f"accelerator={config.accelerator!r} asks for a GPU, but this process sees none (No supported gpu "
-            "backend found!): use accelerator='cpu', or launcher='ray' on a cluster that has GPUs."
+            f"`CUDAAccelerator` can not run on your system since the accelerator is not available (No supported gpu "
+            f"backend found!). accelerator={config.accelerator!r} asks for a GPU, but this process sees none: use "
+            "accelerator='cpu', or launcher='ray' on a cluster that has GPUs."
         )
     if device_type == "cuda" and _first_index(config.devices) >= present:
         raise MisconfigurationException(

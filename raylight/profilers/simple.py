@@ -28,7 +28,7 @@ class SimpleProfiler(Profiler):
     def __init__(self, dirpath: PathOrURI | None = None, filename: str | None = None, extended: bool = True) -> None:
         super().__init__(dirpath, filename)
         self.extended = extended
-        self.start_time = time.perf_counter()
+        self.start_time = time.time()  # of day, as this profiler may travel to another machine
         self.current_actions: dict[str, float] = {}
         """When each action that is under way began."""
         self.recorded_durations: dict[str, list[float]] = defaultdict(list)
@@ -74,7 +74,7 @@ class SimpleProfiler(Profiler):
         return [rule, header, rule, *body, rule]
 
     def _extended_table(self) -> list[str]:
-        elapsed = time.perf_counter() - self.start_time
+        elapsed = time.time() - self.start_time
         totals = {action: math.fsum(each) for action, each in self.recorded_durations.items()}
         rows: list[Row] = []
         for action in sorted(totals, key=lambda action: totals[action], reverse=True):

@@ -35,7 +35,10 @@ def make_strategy(strategy: Any, world_size: int) -> Strategy:
             return _make_ddp(strategy, world_size)
     if isinstance(strategy, str) and strategy.startswith(LATER):
         raise MisconfigurationException(f"strategy={strategy!r} is not supported by this version: use 'ddp'.")
-    raise ValueError(f"strategy={strategy!r} does not exist: use 'auto', 'ddp', 'single_device', or a Strategy.")
+    raise ValueError(
+        f"You selected an invalid strategy name: `strategy={strategy!r}`. It must be 'auto', 'ddp', 'single_device', "
+        "or an instance of `raylight.strategies.Strategy`."
+    )
 
 
 def _fitting(strategy: Strategy, world_size: int) -> Strategy:

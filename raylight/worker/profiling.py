@@ -108,5 +108,5 @@ class RecordedHooks:
 
 
 def make_recorder(profiler: Any) -> Recorder:
-    """For a Trainer's profiler."""
-    return Recorder() if type(profiler) is PassThroughProfiler else ProfilerRecorder(profiler)
+    """For a Trainer's profiler; None is none."""
+    return Recorder() if type(profiler) in (PassThroughProfiler, type(None)) else ProfilerRecorder(profiler)

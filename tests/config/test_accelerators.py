@@ -92,12 +92,16 @@ def test_chosen_gpu_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "error", "said"),
     [
-        ({"accelerator": "abacus"}, ValueError, "does not exist"),
+        ({"accelerator": "abacus"}, ValueError, "invalid accelerator name"),
         ({"accelerator": "tpu"}, MisconfigurationException, "not supported"),
-        ({"accelerator": "cpu", "devices": 0}, MisconfigurationException, "devices=0"),
+        (
+            {"accelerator": "cpu", "devices": 0},
+            MisconfigurationException,
+            "devices=0)` value is not a valid input using",
+        ),
         ({"accelerator": "cpu", "devices": []}, MisconfigurationException, "asks for no device"),
         ({"accelerator": "cpu", "devices": -2}, MisconfigurationException, "devices=-2"),
-        ({"accelerator": "cpu", "devices": -1}, MisconfigurationException, "give a count"),
+        ({"accelerator": "cpu", "devices": -1}, TypeError, "should be an int > 0"),
         ({"accelerator": "cpu", "devices": "many"}, MisconfigurationException, "'many'"),
         ({"accelerator": "cpu", "devices": True}, MisconfigurationException, "devices=True"),
         ({"accelerator": "cpu", "devices": 2, "launcher": "local"}, MisconfigurationException, "use launcher='ray'"),
