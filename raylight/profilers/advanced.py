@@ -94,4 +94,4 @@ class AdvancedProfiler(Profiler):
         self._open.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "profiled_actions": {}, "_open": []}  # cProfile's objects cannot be copied
+        return {**super().__getstate__(), "profiled_actions": {}, "_open": []}  # cProfile's objects cannot be copied

@@ -93,6 +93,10 @@ class Profiler(ABC):
     def local_rank(self) -> int:
         return 0 if self._local_rank is None else self._local_rank
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not in a run."""
+        return {name: value for name, value in vars(self).items() if name not in ("_lightning_module", "_print")}
+
     def _tell(self, text: str) -> None:
         if self._local_rank not in (None, 0):
             return

@@ -167,14 +167,25 @@ class PyTorchProfiler(Profiler):
         self._record_module_names = record_module_names
         self._profiler_kwargs = profiler_kwargs
 
-        self.profiler: Any = None
-        """torch's own, while it records."""
         self.function_events: EventList | None = None
         """What was recorded last."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self.profiler: Any = None
+        """torch's own, while it records."""
         self._nvprof: Any = None
         self._schedule: ScheduleWrapper | None = None
         self._register: RegisterRecordFunction | None = None
         self._open: dict[str, record_function] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        live = ("profiler", "_nvprof", "_schedule", "_register", "_open")
+        return {name: value for name, value in super().__getstate__().items() if name not in live}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
 
     # ------------------------------------------------------------------------------------------------ recording
 

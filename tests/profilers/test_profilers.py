@@ -115,12 +115,15 @@ def test_where_nobody_reads_the_log_it_is_printed(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_and_pickles_even_in_use(kind: Any, tmp_path: Path) -> None:
     profiler = kind(dirpath=tmp_path, filename="report")
-    profiler.start("action")
-    torch.ones(1).sum()
-    profiler.stop("action")
+    with profiler.profile("action"):
+        torch.ones(1).sum()
+        twins = [copy.deepcopy(profiler), pickle.loads(pickle.dumps(profiler))]
     profiler.describe()
-    for twin in (copy.deepcopy(profiler), pickle.loads(pickle.dumps(profiler))):
+    for twin in (*twins, copy.deepcopy(profiler), pickle.loads(pickle.dumps(profiler))):
         assert (twin.dirpath, twin.filename) == (tmp_path, "report")
+        with twin.profile("another action"):
+            torch.ones(1).sum()
+        twin.describe()
 
 
 # ------------------------------------------------------------------------------------------------ advanced

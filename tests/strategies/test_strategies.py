@@ -12,6 +12,7 @@ from raylight.checkpoint.io import AsyncCheckpointIO, TorchCheckpointIO
 from raylight.precision import DoublePrecision
 from raylight.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, make_strategy
 from raylight.strategies.ddp import StepModule
+from raylight.strategies.layer_sync import LayerSync
 from raylight.utilities.exceptions import MisconfigurationException
 
 
@@ -104,6 +105,26 @@ def test_inner_checkpoint_io_is_filled_in() -> None:
     assert isinstance(strategy.checkpoint_io, AsyncCheckpointIO)
     assert strategy.checkpoint_io.checkpoint_io is inner
     assert isinstance(inner.checkpoint_io, TorchCheckpointIO)
+
+
+def test_layers_are_synchronized_while_a_run_lasts() -> None:
+    calls = []
+
+    class Sync(LayerSync):
+        def apply(self, model: nn.Module) -> nn.Module:
+            calls.append("apply")
+            return model
+
+        def revert(self, model: nn.Module) -> nn.Module:
+            calls.append("revert")
+            return model
+
+    for kind in (DDPStrategy, SingleDeviceStrategy):  # one worker alone has nothing to synchronize
+        strategy = kind()
+        strategy.layer_sync = Sync()
+        strategy.setup(nn.Linear(1, 1), for_training=False)  # type: ignore[arg-type]
+        strategy.teardown()
+    assert calls == ["apply", "revert"]
 
 
 def test_step_module_calls_the_step_that_is_named() -> None:
