@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import shutil
+import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerAction, ProfilerActivity, record_function
 
+from raylight.checkpoint import storage
 from raylight.profilers.base import Profiler
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -263,10 +267,12 @@ class PyTorchProfiler(Profiler):
             return
         name = self._prepare_filename(action_name=action_name, extension="")
         if self._export_to_chrome:
-            torch.profiler.tensorboard_trace_handler(str(self.dirpath), name)(profiler)
+            trace = f"{name}.{time.time_ns()}.pt.trace.json"  # TensorBoard looks for names of this kind
+            _write(storage.join(self.dirpath, trace), profiler.export_chrome_trace)
         if self._exports_flame_graph:
-            path = os.path.join(self.dirpath, f"{name}.stack")
-            profiler.export_stacks(path, metric=self._profiler_kwargs.get("metric", "self_cpu_time_total"))
+            metric = self._profiler_kwargs.get("metric", "self_cpu_time_total")
+            stacks = storage.join(self.dirpath, f"{name}.stack")
+            _write(stacks, functools.partial(profiler.export_stacks, metric=metric))
 
     # ------------------------------------------------------------------------------------------------ reporting
 
@@ -298,6 +304,19 @@ class PyTorchProfiler(Profiler):
         if self._nvprof is not None:
             self._nvprof.__exit__(None, None, None)
             self._nvprof = None
+
+
+def _write(target: str, export: Callable[[str], Any]) -> None:
+    """Have ``export`` write a file, which then appears at ``target``, a path or a URI."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "file.json")
+        export(path)
+
+        def copy(stream: BinaryIO) -> None:
+            with open(path, "rb") as source:
+                shutil.copyfileobj(source, stream)
+
+        storage.write_atomic(target, copy)
 
 
 @functools.lru_cache(1)

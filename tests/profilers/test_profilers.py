@@ -221,6 +221,25 @@ def test_pytorch_table(tmp_path: Path) -> None:
     assert "aten::sum" in text
 
 
+def test_pytorch_writes_traces_and_stacks(tmp_path: Path) -> None:
+    profiler = ours.PyTorchProfiler(dirpath=tmp_path, filename="report", schedule=None, export_to_flame_graph=True)
+    for _ in range(2):
+        with profiler.profile("X.test_step"):
+            torch.ones(3).sum()
+    profiler.describe()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.rpartition(".")[2] for name in names] == ["json", "stack", "txt"]
+    assert "aten::sum" in (tmp_path / names[0]).read_text()
+
+
+def test_pytorch_without_a_folder_says_so() -> None:
+    profiler = ours.PyTorchProfiler(schedule=None)
+    with profiler.profile("X.test_step"):
+        torch.ones(3).sum()
+    with pytest.warns(UserWarning, match="failed to export trace as `dirpath` is None"):
+        profiler.describe()
+
+
 def test_submodules_are_labelled() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with torch.profiler.profile() as recorded, RegisterRecordFunction(model):
