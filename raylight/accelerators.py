@@ -210,8 +210,8 @@ KINDS: dict[str, type[Accelerator]] = {"cpu": CPUAccelerator, "cuda": CUDAAccele
 def _gpu_indices(devices: Any) -> list[int] | None:
     message = "Device IDs (GPU/TPU) must be an int, a string, a sequence of ints, but you passed"
     if isinstance(devices, list | tuple):
-        if wrong := next((index for index in devices if type(index) is not int), None):
-            raise TypeError(f"{message} a sequence of {type(wrong).__name__}.")
+        if wrong := [type(index).__name__ for index in devices if type(index) is not int]:
+            raise TypeError(f"{message} a sequence of {wrong[0]}.")
         return list(devices) or None
     if type(devices) is str:
         text = devices.strip()

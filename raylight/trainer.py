@@ -40,15 +40,17 @@ from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import LocalLogger, Logger
 from raylight.loggers.wandb import WandbLogger
-from raylight.precision import Precision, make_precision, precision_name
-from raylight.strategies import Strategy, make_strategy
+from raylight.plugins.selection import accelerator_of, equipped_strategy, with_devices_of_strategy
+from raylight.precision import precision_name
+from raylight.profilers import make_profiler
+from raylight.strategies import Strategy
 from raylight.tuner.tuning import Tuner, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
-from raylight.worker.execute import set_torch_flags
+from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import Run
 from raylight.worker.state import TrainerView, TrainState
@@ -91,7 +93,7 @@ class Trainer(TrainerView):
             raise TypeError(f"Trainer takes keyword arguments only, got {positional!r}: write Trainer(name=value).")
         flags = legacy.modernize({**vars(self.match_env_arguments()), **flags})
         logger, callbacks = flags.pop("logger", None), flags.pop("callbacks", None)
-        self.config = TrainerConfig.from_flags(**flags)
+        self.config = with_devices_of_strategy(TrainerConfig.from_flags(**flags))
         self.state = TrainState()
         self._run: Run | None = None
         self._model: LightningModule | None = None
@@ -103,21 +105,30 @@ class Trainer(TrainerView):
         self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
         if self.config.deterministic is not None or self.config.benchmark is not None:
             set_torch_flags(self.config)
-        self._strategy = make_strategy(self.config.strategy, 2 if wants_ray(self.config) else 1)
-        if not wants_ray(self.config):
-            self._take_placement(place(self.config))
-        self._settle_precision()
+        self._equip()
         self._loggers = make_loggers(self.config, logger)
         self.callbacks = make_callbacks(self.config, callbacks, self._loggers)
+        self.profiler = make_profiler(self.config.profiler)
         tell(self.config)
         warn_of_unknown_hooks(self.callbacks)
 
-    def _settle_precision(self) -> None:
-        """From here on the full name, so that what there is to say of a short one or of a CPU is said once."""
-        name = precision_name(self.config.precision)
-        if not wants_ray(self.config):  # else the device is known when the cluster is
-            name = make_precision(name, self.state.device_type).name
-        self.config = dataclasses.replace(self.config, precision=name)
+    def _equip(self) -> None:
+        """Make the strategy and what belongs to it. Workers of Ray's make theirs; this one is for whoever asks before.
+
+        ``config.precision`` gets its full name, so that what there is to say of a short one or of a CPU is said once.
+        """
+        if self.config.precision is not None:
+            self.config = dataclasses.replace(self.config, precision=precision_name(self.config.precision))
+        use_ray = wants_ray(self.config)
+        placement = None if use_ray else place(self.config)
+        device_type = placement.device_type if placement else "cpu" if self.config.accelerator == "cpu" else "cuda"
+        self._strategy = equipped_strategy(self.config, 2 if use_ray else 1, device_type)
+        if placement is None:
+            return
+        self._take_placement(placement)
+        self._strategy.attach(placement.device, **single_rank())
+        if self.config.precision is not None:
+            self.config = dataclasses.replace(self.config, precision=self._strategy.precision_plugin.precision)
 
     # ------------------------------------------------------------------------------------------------ command line
 
@@ -418,7 +429,8 @@ class Trainer(TrainerView):
             from raylight.engine.pool import PoolEngine
             from raylight.engine.portable import verify_portable
 
-            verify_portable(self._model, data, self.callbacks, self.config.strategy)
+            flags = {"strategy": self.config.strategy, "plugins": self.config.plugins, "profiler": self.profiler}
+            verify_portable(self._model, data, self.callbacks, **flags)
             expected = place(self.config)
             cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())
@@ -431,6 +443,8 @@ class Trainer(TrainerView):
         self.state.world_size = placement.num_workers
         self.state.num_nodes = placement.num_nodes
         self.state.device_type = placement.device_type
+        if self._strategy.accelerator is None or self._strategy.accelerator.name() != placement.device_type:
+            self._strategy.accelerator = accelerator_of(self.config, placement.device_type)
 
     def _make_job(
         self,
@@ -460,6 +474,8 @@ class Trainer(TrainerView):
             root_dir=str(self.default_root_dir),
             loggers=self._loggers if local else [_logger_info(logger) for logger in self._loggers],
             return_predictions=return_predictions,
+            strategy=self._strategy if local else None,
+            profiler=self.profiler,
             trainer=self if local else None,
         )
 
@@ -533,6 +549,11 @@ class Trainer(TrainerView):
         return self._run
 
     @property
+    def strategy(self) -> Strategy:
+        """How the workers act together; for workers of Ray, one of the kind that each of them makes."""
+        return self._strategy
+
+    @property
     def loggers(self) -> list[Any]:
         return self._loggers
 
@@ -566,19 +587,7 @@ class Trainer(TrainerView):
 
     @property
     def lightning_module(self) -> Any:
-        return self._model
-
-    @property
-    def strategy(self) -> Strategy:
-        """Of the run in this process, live or last; before it, what the next run begins with."""
-        return self._run.strategy if self._run is not None else self._strategy
-
-    @property
-    def precision_plugin(self) -> Precision:
-        """Likewise."""
-        if self._run is not None:
-            return self._run.precision
-        return make_precision(self.config.precision, self.state.device_type)
+        return self._model if self._model is not None else self._strategy.lightning_module
 
     @property
     def datamodule(self) -> Any:
@@ -598,7 +607,7 @@ class Trainer(TrainerView):
         elif self._model is None:
             raise AttributeError("Saving a checkpoint is only possible if a model is attached to the Trainer.")
         elif weights_only:
-            checkpointing.save_weights(self._model, self._datamodule, self.state, filepath)
+            checkpointing.save_weights(self._strategy, self._model, self._datamodule, self.state, filepath)
         else:
             raise MisconfigurationException(
                 "The optimizers of a run on Ray stay in its workers: give weights_only=True, or save during the run, "

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from raylight.precision import NAMES, MixedPrecision, Precision, TruePrecision, make_precision, precision_name
+from raylight.precision import (
+    NAMES,
+    DoublePrecision,
+    HalfPrecision,
+    MixedPrecision,
+    Precision,
+    TruePrecision,
+    make_precision,
+    precision_name,
+)
 from raylight.utilities.exceptions import MisconfigurationException
 
 
@@ -33,7 +44,7 @@ def test_unknown(bad: str | int) -> None:
 def test_half_on_a_cpu_is_bfloat() -> None:
     with pytest.warns(UserWarning, match="`precision='bf16-mixed'` instead"):
         precision = make_precision("16-mixed", "cpu")
-    assert (precision.name, precision.scaler) == ("bf16-mixed", None)
+    assert (precision.precision, precision.scaler) == ("bf16-mixed", None)
 
 
 def test_full_precision_does_nothing() -> None:
@@ -76,6 +87,66 @@ def test_default_dtype_comes_back_after_an_error() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.parametrize("precision", [DoublePrecision(), HalfPrecision(), HalfPrecision("bf16-true")], ids=str)
+def test_dtype_of_what_is_made_inside(precision: TruePrecision) -> None:
+    for context in (precision.tensor_init_context, precision.module_init_context, precision.forward_context):
+        with context():
+            assert nn.Linear(1, 1).weight.dtype == precision.dtype
+        assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: MixedPrecision("16-true", "cpu"), ValueError),
+        (lambda: MixedPrecision("bf16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu")), MisconfigurationException),
+        (lambda: HalfPrecision("32-true"), ValueError),
+    ],
+)
+def test_impossible(make: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="(?i)precision"):
+        make()
+
+
+def test_what_a_class_overrides_is_asked_once() -> None:
+    class Own(Precision):
+        def val_step_context(self) -> Any:
+            return super().val_step_context()
+
+    class Steering(MixedPrecision):
+        def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+            return super().optimizer_step(*args, **kwargs)
+
+    def flags(kind: type[Precision]) -> tuple[bool, ...]:
+        return kind.has_context, kind.converts_input, kind.handles_backward, kind.handles_step
+
+    assert flags(Precision) == (False, False, False, False)
+    assert flags(Own) == (True, False, False, False)
+    assert flags(Steering) == (True, False, False, True)
+    assert flags(DoublePrecision) == (True, True, False, False)
+
+
+def test_weights_used_under_no_grad_before_keep_their_gradients() -> None:
+    layer = nn.Linear(2, 1)
+    with MixedPrecision("bf16-mixed", "cpu").autocast_context_manager():
+        with torch.no_grad():
+            layer(torch.ones(1, 2))
+        layer(torch.ones(1, 2)).mean().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [("norm", [0.6, 0.8]), (None, [0.6, 0.8]), ("value", [1.0, 1.0])])
+def test_clipping(algorithm: str | None, expected: list[float]) -> None:
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    Precision().clip_gradients(optimizer)  # 0: nothing
+    assert parameters[0].grad.item() == 3.0
+    Precision().clip_gradients(optimizer, 1.0, algorithm)
+    found = [parameter.grad.item() for parameter in parameters if parameter.grad is not None]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_step_runs_a_closure_once() -> None:
     parameter = nn.Parameter(torch.ones(()))
     optimizer = torch.optim.SGD([parameter], lr=0.5)
@@ -98,7 +169,7 @@ def test_scaler_scales_unscales_and_skips_overflow() -> None:
     parameter = nn.Parameter(torch.ones((), device="cuda"))
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     precision.scale_loss(parameter * 1.0).backward()
-    precision.unscale(optimizer)
+    precision.unscale_gradients(optimizer)
     assert parameter.grad is not None
     assert parameter.grad.item() == 1.0
     precision.step(optimizer)
@@ -119,7 +190,9 @@ def test_scaler_scales_unscales_and_skips_overflow() -> None:
 def test_what_a_scaler_cannot_do() -> None:
     precision = make_precision("16-mixed", "cuda")
     parameter = nn.Parameter(torch.ones((), device="cuda"))
-    with pytest.raises(MisconfigurationException, match="fused=False"):
-        precision.unscale(torch.optim.Adam([parameter], fused=True))
+    fused = torch.optim.Adam([parameter], fused=True)
+    precision.unscale_gradients(fused)  # its step does that
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        precision.clip_gradients(fused, 1.0)
     with pytest.raises(MisconfigurationException, match="LBFGS"):
         precision.step(torch.optim.LBFGS([parameter]))

@@ -9,10 +9,13 @@ import sys
 import pytest
 
 import raylight
+import raylight.accelerators
 import raylight.callbacks
 import raylight.cli
 import raylight.demos
 import raylight.loggers
+import raylight.plugins
+import raylight.profilers
 import raylight.strategies
 import raylight.utilities
 
@@ -90,9 +93,55 @@ def test_utilities() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "module", [raylight, raylight.callbacks, raylight.loggers, raylight.strategies, raylight.utilities, raylight.demos]
-)
+def test_profilers() -> None:
+    assert raylight.profilers.__all__ == [
+        "AdvancedProfiler",
+        "PassThroughProfiler",
+        "Profiler",
+        "PyTorchProfiler",
+        "SimpleProfiler",
+        "XLAProfiler",
+    ]
+
+
+def test_plugins() -> None:
+    assert raylight.plugins.__all__ == [
+        "AsyncCheckpointIO",
+        "CheckpointIO",
+        "DoublePrecision",
+        "HalfPrecision",
+        "LayerSync",
+        "MixedPrecision",
+        "Precision",
+        "TorchCheckpointIO",
+        "TorchSyncBatchNorm",
+    ]
+
+
+def test_accelerators() -> None:
+    assert raylight.accelerators.__all__ == [
+        "Accelerator",
+        "CPUAccelerator",
+        "CUDAAccelerator",
+        "MPSAccelerator",
+        "find_usable_cuda_devices",
+    ]
+
+
+PACKAGES = [
+    raylight,
+    raylight.accelerators,
+    raylight.callbacks,
+    raylight.demos,
+    raylight.loggers,
+    raylight.plugins,
+    raylight.profilers,
+    raylight.strategies,
+    raylight.utilities,
+]
+
+
+@pytest.mark.parametrize("module", PACKAGES)
 def test_names_exist(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
     assert [name for name in names if not hasattr(module, name)] == []
@@ -137,7 +186,9 @@ def test_flags() -> None:
         "num_sanity_val_steps",
         "num_workers",
         "overfit_batches",
+        "plugins",
         "precision",
+        "profiler",
         "reload_dataloaders_every_n_epochs",
         "resource_timeout",
         "resources_per_worker",

@@ -462,7 +462,7 @@ class ModelCheckpoint(Checkpoint):
         if not trainer.is_global_zero or not previous or previous == current or not lies_in(previous, self.dirpath):
             return
         if trainer.ckpt_path is None or not same_path(previous, str(trainer.ckpt_path)):
-            storage.delete(previous)
+            trainer.strategy.remove_checkpoint(previous)
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
         """Write ``best_k_models``, path and score of each; None is ``best_k_models.yaml`` in ``dirpath``."""

@@ -33,6 +33,11 @@ class Placement:
     """CUDA device of the worker when it is this process; in a Ray worker it is always its own first."""
 
     @property
+    def device(self) -> torch.device:
+        """Of the worker when it is this process."""
+        return torch.device("cuda", self.device_index) if self.device_type == "cuda" else torch.device("cpu")
+
+    @property
     def backend(self) -> str:
         """torch.distributed backend."""
         return "nccl" if self.device_type == "cuda" else "gloo"
@@ -148,9 +153,7 @@ def _parse_int(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise MisconfigurationException(
-            f"devices={text!r} must be 'auto', a count, or indices such as '0,1'."
-        ) from None
+        raise TypedFlagError(f"devices={text!r} must be 'auto', a count, or indices such as '0,1'.") from None
 
 
 def _first_index(devices: Any) -> int:

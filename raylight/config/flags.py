@@ -33,6 +33,7 @@ SWITCHED_OFF_BY_BAREBONES = {
     "num_sanity_val_steps": "Sanity checking can impact raw speed",
     "fast_dev_run": "Development run is not meant for raw speed evaluation",
     "detect_anomaly": "Anomaly detection can impact raw speed",
+    "profiler": "Profiling can impact raw speed",
 }
 INTS = (
     "num_workers",
@@ -60,8 +61,6 @@ BOOLS = (
     "terminate_on_nan",
 )
 LATER: dict[str, str] = {
-    "profiler": "Wrap the code in question in torch.profiler, in a callback.",
-    "plugins": "Give precision= and strategy= by name.",
     "model_registry": "Give ckpt_path= a file.",
 }
 """Lightning's flags that raylight has no meaning for yet, and what to use instead; their default value is accepted."""
@@ -108,6 +107,8 @@ class TrainerConfig:
     # Numbers
     precision: str | int | None = None
     """"32-true" (None), "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", or their short names."""
+    plugins: Any = None
+    """One or several of: a Precision, in place of ``precision``; a CheckpointIO; a LayerSync."""
     deterministic: bool | str | None = None
     """True: only deterministic algorithms, an error where there is none; "warn": a warning there."""
     benchmark: bool | None = None
@@ -159,6 +160,8 @@ class TrainerConfig:
     enable_model_summary: bool | None = None
     enable_autolog_hparams: bool = True
     """Hand the saved hyperparameters of model and datamodule to the loggers when a call starts."""
+    profiler: Any = None
+    """"simple", "advanced", "pytorch", or a Profiler: records what each part of a run takes; None does not."""
     barebones: bool = False
     """Switch off everything that costs time and is not training; ``self.log`` does nothing."""
     default_root_dir: str | os.PathLike[str] | None = None

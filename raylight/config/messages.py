@@ -110,6 +110,10 @@ class Job:
     loggers: list[Any] = field(default_factory=list)
     """The loggers themselves in the local engine, a LoggerInfo each for a worker."""
     return_predictions: bool = True
+    strategy: Any = None
+    """The Strategy itself in the local engine; None in a worker, which makes its own."""
+    profiler: Any = None
+    """The trainer's Profiler; every rank records with its own copy."""
     trainer: Any = None
     """What hooks see as ``trainer``: the user's Trainer in the local engine; None in a worker, which makes its own."""
 

@@ -171,7 +171,8 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
                 f"gradient_clip_algorithm={gradient_clip_algorithm!r} must be 'norm' or 'value'."
             )
         if gradient_clip_val:
-            self._attached_run().strategy.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            algorithm = gradient_clip_algorithm or "norm"
+            self._attached_run().precision.clip_gradients(optimizer, gradient_clip_val, algorithm)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizer, or the list of them, for manual optimization.

@@ -69,6 +69,7 @@ def _load_weights(model: Any, weights: dict[str, Any]) -> None:
 def _owners(job: Job, callbacks: list[Any]) -> list[tuple[str, Any]]:
     owners = [("model", job.model)]
     owners += [(f"callback {index}", callback) for index, callback in enumerate(callbacks)]
+    owners += [("profiler", job.profiler)] if job.profiler is not None else []
     return [*owners, ("datamodule", job.data.datamodule)] if job.data.datamodule is not None else owners
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-import torch
-
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine.base import Sink
 from raylight.engine.interrupt import graceful_interrupt
@@ -18,10 +16,7 @@ class LocalEngine:
     """Runs a Job where it is called."""
 
     def execute(self, job: Job, sink: Sink) -> Outcome:
-        placement = job.placement
-        device = (
-            torch.device("cuda", placement.device_index) if placement.device_type == "cuda" else torch.device("cpu")
-        )
+        device = job.placement.device
         stop = StopRequest()
         with graceful_interrupt(stop.stop_now) if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
             outcome = execute(job, single_rank(), device, sink, stop)[1]

@@ -9,13 +9,13 @@ from raylight.config.messages import DataSource
 from raylight.utilities.exceptions import UnpicklableError
 
 
-def verify_portable(model: Any, data: DataSource, callbacks: list[Any], strategy: Any) -> None:
-    """Check that everything can be sent to worker processes.
+def verify_portable(model: Any, data: DataSource, callbacks: list[Any], **others: Any) -> None:
+    """Check that everything can be sent to worker processes; ``others`` by their names.
 
     Raises:
         UnpicklableError: Something cannot; the attribute is named.
     """
-    named = [("model", model), ("strategy", strategy)]
+    named = [("model", model), *others.items()]
     named += [(f"callback {type(callback).__name__}", callback) for callback in callbacks]
     named += [(f"{name} data", source) for name, source in vars(data).items()]
     for what, obj in named:

@@ -51,7 +51,10 @@ def _fitting(strategy: Strategy, world_size: int) -> Strategy:
             f"{type(strategy).__name__} does not exchange gradients, but {world_size} workers are asked for: "
             "use DDPStrategy."
         )
-    return strategy if world_size > 1 else SingleDeviceStrategy()  # averaging over one worker changes nothing
+    if world_size > 1 or not strategy.distributed:
+        return strategy
+    # Averaging over one worker changes nothing.
+    return SingleDeviceStrategy(**strategy.given)
 
 
 def _make_ddp(name: str, world_size: int) -> Strategy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,10 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.signatures import has_argument
 
 if TYPE_CHECKING:
+    from raylight.accelerators import Accelerator
+    from raylight.checkpoint.io import CheckpointIO
     from raylight.core.module import LightningModule
+    from raylight.precision import Precision
 
 OPERATIONS = {"mean": "SUM", "avg": "SUM", "sum": "SUM", "min": "MIN", "max": "MAX"}
 
@@ -40,27 +43,31 @@ class DDPStrategy(Strategy):
         find_unused_parameters: Search each step's graph for parameters without a gradient. None: only in manual
             optimization and with several optimizers, where a step often uses part of the model.
         gradient_as_bucket_view: Let gradients live in DDP's buffers: saves a copy and its memory.
+        accelerator: See ``Strategy``; likewise the next two.
         **kwargs: Other arguments of DistributedDataParallel.
     """
 
-    name = "ddp"
+    strategy_name = "ddp"
     distributed = True
 
     def __init__(
         self,
         find_unused_parameters: bool | None = None,
         gradient_as_bucket_view: bool = True,
+        accelerator: Accelerator | None = None,
+        checkpoint_io: CheckpointIO | None = None,
+        precision_plugin: Precision | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(accelerator, checkpoint_io, precision_plugin)
         self.find_unused_parameters = find_unused_parameters
         self._gradients_stay_local = False
         self.kwargs: dict[str, Any] = {"gradient_as_bucket_view": gradient_as_bucket_view, **kwargs}
 
-    def setup(self, module: LightningModule, for_training: bool, sync_batchnorm: bool) -> None:
-        if sync_batchnorm:
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        super().setup(module, for_training, sync_batchnorm)
+    def setup(self, module: LightningModule, for_training: bool) -> None:
+        if self.layer_sync is not None:
+            module = cast("LightningModule", self.layer_sync.apply(module))
+        super().setup(module, for_training)
         if for_training:
             self.rewrap()
 
@@ -80,6 +87,11 @@ class DDPStrategy(Strategy):
             find_unused_parameters=find_unused,
             **self.kwargs,
         )
+
+    def teardown(self) -> None:
+        super().teardown()
+        if self.layer_sync is not None and self.lightning_module is not None:
+            self.layer_sync.revert(self.lightning_module)
 
     def training_step(self) -> Step:
         if not isinstance(self.model, nn.parallel.DistributedDataParallel):

@@ -14,23 +14,20 @@ from raylight.worker.listeners import overrides
 if TYPE_CHECKING:
     import os
 
+    from raylight.strategies import Strategy
     from raylight.worker.run import Run
     from raylight.worker.state import TrainState
-
-PRECISION_KEYS = {"16-mixed": "MixedPrecision", "bf16-mixed": "MixedPrecision"}
-"""Lightning's name for a precision's state."""
 
 
 # ------------------------------------------------------------------------------------------------ out
 
 
-def save(run: Run, path: str, weights_only: bool) -> None:
+def save(run: Run, path: str, weights_only: bool, storage_options: Any = None) -> None:
     """Collective: put the run's state together and let rank 0 write it; returns when the file is there."""
     outer, run.metrics.hook = run.metrics.hook, None  # nothing may be logged from here
     checkpoint = dump(run, weights_only)
     run.metrics.hook = outer
-    if run.strategy.is_global_zero:
-        checkpoint_format.save(checkpoint, path)
+    run.strategy.save_checkpoint(checkpoint, path, storage_options)
     run.strategy.barrier("save_checkpoint")
 
 
@@ -40,7 +37,7 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     ``raylight.checkpoint.format`` lists them.
     """
     datamodule = run.source.datamodule
-    checkpoint = _base(run.model, datamodule, run.state, run.strategy.model_state())
+    checkpoint = _base(run.model, datamodule, run.state, run.strategy.lightning_module_state_dict())
     if run.train_data is not None and (states := run.train_data.state_dicts()):
         checkpoint["loops"]["fit_loop"]["state_dict"] = {"combined_loader": states}
     if not weights_only:
@@ -48,18 +45,21 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
         checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
         checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in run.lr_scheduler_configs]
         if precision_state := run.precision.state_dict():
-            checkpoint[PRECISION_KEYS[run.precision.name]] = precision_state
-    if datamodule is not None and (state := datamodule.state_dict()):
+            checkpoint[type(run.precision).__qualname__] = precision_state
+        run.precision.on_save_checkpoint(checkpoint)
+    if datamodule is not None and (state := run.hooked_data.state_dict()):
         checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
         run.of_callbacks("on_save_checkpoint", checkpoint)
-    run.model.on_save_checkpoint(checkpoint)
+    run.hooked.on_save_checkpoint(checkpoint)
     return checkpoint
 
 
-def save_weights(model: Any, datamodule: Any, state: TrainState, path: str | os.PathLike[str]) -> None:
+def save_weights(
+    strategy: Strategy, model: Any, datamodule: Any, state: TrainState, path: str | os.PathLike[str]
+) -> None:
     """Write a checkpoint of weights and hyperparameters, without a run."""
-    checkpoint_format.save(_base(model, datamodule, state, model.state_dict()), path)
+    strategy.save_checkpoint(_base(model, datamodule, state, model.state_dict()), path)
 
 
 def _base(model: Any, datamodule: Any, state: TrainState, weights: dict[str, Any]) -> dict[str, Any]:
@@ -94,17 +94,17 @@ def read(run: Run) -> dict[str, Any] | None:
     if run.job.ckpt_path is None:
         return None
     rank_zero_info(f"Restoring states from the checkpoint path at {run.job.ckpt_path}")
-    return checkpoint_format.load(run.job.ckpt_path)
+    return run.strategy.load_checkpoint(run.job.ckpt_path)
 
 
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, and the states of the datamodule and the callbacks."""
     model = run.model
-    model.on_load_checkpoint(checkpoint)
+    run.hooked.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
     datamodule = run.source.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
-        datamodule.load_state_dict(checkpoint[type(datamodule).__qualname__])
+        run.hooked_data.load_state_dict(checkpoint[type(datamodule).__qualname__])
     _restore_callbacks(run, checkpoint)
 
 
@@ -135,7 +135,9 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
         run.strategy.load_optimizer_state(optimizer, state)
     for config, state in zip(run.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(state)
-    run.precision.load_state_dict(checkpoint.get(PRECISION_KEYS.get(run.precision.name, ""), {}))
+    run.precision.on_load_checkpoint(checkpoint)
+    if precision_state := checkpoint.get(type(run.precision).__qualname__):
+        run.precision.load_state_dict(precision_state)
     _restore_position(run, progress.from_checkpoint(checkpoint))
     run.loader_states = progress.loader_states(checkpoint)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Results = list[dict[str, float]]
 
+CONTEXTS = {"validation_step": "val_step"}
+"""Steps whose context in a Precision is named otherwise."""
+
 
 def validate(run: Run) -> Results:
     """The whole of ``Trainer.validate`` on this rank."""
@@ -85,7 +88,9 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
     metrics, sanity = run.metrics, stage == RunningStage.SANITY_CHECKING
     seen = evaluated.seen
     evaluated.set_epoch(run.state.epoch)
-    for batch, batch_idx, dataloader_idx in evaluated.batches(limits):
+    fetching = f"[_EvaluationLoop].{stage.dataloader_prefix}_next"
+    batches = evaluated.batches(limits)
+    for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, evaluated.combined.num_batches):
         if batch_idx == 0:
             run.take_metrics()  # of the loader that has ended
         batch = run.transfer(batch, dataloader_idx)
@@ -122,7 +127,7 @@ def _finish_epoch(run: Run, stage: RunningStage, num_dataloaders: int) -> Result
 
 def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     """Calls a step with those of (batch, batch_idx, dataloader_idx) that it takes."""
-    step = getattr(run.model, name)
+    step = run.recorder.call(run.strategy_action(name), getattr(run.model, name))
     if has_argument(step, "dataloader_iter"):
         raise MisconfigurationException(f"{name}(dataloader_iter) is not supported: take (batch, batch_idx).")
     takes_loader = accepts(step, "dataloader_idx", 3)
@@ -139,11 +144,12 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     count = (3 if several else 2) if accepts(step, "batch_idx", 2) else 1
     step = legacy.with_step_end(run, name.removesuffix("_step"), step)
 
+    context = getattr(run.precision, f"{CONTEXTS.get(name, name)}_context")
     if not run.precision.has_context:
         return lambda *where: step(*where[:count])
 
     def in_precision(*where: Any) -> Any:
-        with run.precision.forward_context():
+        with context():
             return step(*where[:count])
 
     return in_precision
@@ -153,7 +159,7 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
 def _evaluating(run: Run, name: str) -> Iterator[None]:
     """The model in evaluation mode; afterwards each submodule in the mode that it had, unless a hook sees to it."""
     modes = {module: module.training for module in run.model.modules()}
-    getattr(run.model, f"on_{name}_model_eval")()
+    getattr(run.hooked, f"on_{name}_model_eval")()
     try:
         yield
     except TunerExit:
@@ -161,7 +167,7 @@ def _evaluating(run: Run, name: str) -> Iterator[None]:
         raise
     hook = f"on_{name}_model_train"
     if name != "predict" and run.overrides(hook):
-        getattr(run.model, hook)()
+        getattr(run.hooked, hook)()
     else:
         _put_back(modes)
 
@@ -203,7 +209,9 @@ def predict(run: Run) -> list[Any]:
 
 def _predict_batches(run: Run, predicted: EvalData) -> None:
     step, loop = _step_caller(run, "predict_step", predicted.several), run.predict_loop
-    for batch, batch_idx, dataloader_idx in predicted.batches(predicted.num_batches):
+    batches = predicted.batches(predicted.num_batches)
+    fetching = "[_PredictionLoop].predict_next"
+    for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, predicted.combined.num_batches):
         batch = run.transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if predicted.several else (batch, batch_idx)
         if loop.watches:

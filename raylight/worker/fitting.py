@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from raylight.worker.run import Run
 
 
+FETCHING = "[_TrainingEpochLoop].train_dataloader_next"
+"""Lightning's name, for profilers, of taking a batch from the loader."""
+
+
 class StopFit(Exception):
     """The driver asked for a graceful stop; raised between two batches."""
 
@@ -133,7 +137,7 @@ def train_epoch(run: Run) -> None:
     state.epoch_is_open, run.validated_last = True, False
     state.is_last_batch = state.is_last_batch and bool(resumed_within)
     state.batches_trained, state.batch_idx = resumed_within, resumed_within - 1
-    train_batches(run, data)
+    run.recorder.call("run_training_epoch", train_batches)(run, data)
     if not run.validated_last:  # else these would take the place of the validation's values of the same name
         run.take_metrics()
     metrics.end_batches()
@@ -175,7 +179,8 @@ def train_batches(run: Run, data: TrainData) -> None:
     batches = data.batches(skip=state.batches_done)
     if has_argument(run.model.training_step, "dataloader_iter"):
         batches, transfers = as_iterators(batches), []
-    for batch_idx, batch, is_last in batches:
+    left = data.num_batches - state.batches_done
+    for batch_idx, batch, is_last in run.recorder.each(FETCHING, batches, left):
         if stop.pending and stop.reached(state.total_batches):
             raise StopFit
         if transfers:
@@ -227,7 +232,7 @@ def _validate(run: Run) -> None:
     """Validation inside fit."""
     state = run.state
     if not state.is_accumulating:
-        run.model.on_validation_model_zero_grad()  # frees the gradients' memory for a while
+        run.hooked.on_validation_model_zero_grad()  # frees the gradients' memory for a while
     state.stage = RunningStage.VALIDATING
     run.take_metrics()
     evaluated = _val_data(run)

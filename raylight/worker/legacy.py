@@ -28,7 +28,6 @@ TODAY: dict[str, tuple[str, ...]] = {
     "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer"),
     "configure_gradient_clipping": ("optimizer", "gradient_clip_val", "gradient_clip_algorithm"),
     "lr_scheduler_step": ("scheduler", "metric"),
-    "backward": ("loss",),
 }
 """Methods of a model that the loops call, and their arguments."""
 BEFORE: dict[str, tuple[str, ...]] = {
@@ -39,7 +38,6 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer", "optimizer_idx"),
     "configure_gradient_clipping": ("optimizer", "optimizer_idx", "gradient_clip_val", "gradient_clip_algorithm"),
     "lr_scheduler_step": ("scheduler", "optimizer_idx", "metric"),
-    "backward": ("loss", "optimizer", "optimizer_idx"),
 }  # fmt: skip
 """The same in 1.x."""
 OPTIMIZER_IDX = ("optimizer_idx", "opt_idx", "optimizer_i")
@@ -133,7 +131,6 @@ class ModelCalls:
     optimizer_zero_grad: Callable[..., Any]
     configure_gradient_clipping: Callable[..., Any]
     lr_scheduler_step: Callable[..., Any]
-    backward: Callable[..., Any]
 
 
 def model_calls(run: Run) -> ModelCalls:
@@ -142,10 +139,11 @@ def model_calls(run: Run) -> ModelCalls:
 
 
 def _adapted(run: Run, name: str) -> Callable[..., Any]:
-    method: Callable[..., Any] = getattr(run.model, name)
+    method = getattr(run.model, name)
+    hooked: Callable[..., Any] = getattr(run.hooked, name)
     named = any(has_argument(method, argument) for argument in OPTIMIZER_IDX)
     if not named and count_required(method) <= len(TODAY[name]):
-        return method
+        return hooked
     rank_zero_deprecation(
         f"`{name}({', '.join(inspect.signature(method).parameters)})` has the arguments of Lightning 1.x; today's are "
         f"({', '.join(TODAY[name])})."
@@ -163,9 +161,18 @@ def _adapted(run: Run, name: str) -> Callable[..., Any]:
             "using_lbfgs": run.needs_closure,
         }
         values["optimizer_idx"] = _index(run, values)
-        return method(*[values[argument] for argument in BEFORE[name][:count]])
+        return hooked(*[values[argument] for argument in BEFORE[name][:count]])
 
     return call
+
+
+def backward_arguments(run: Run) -> Callable[[], tuple[Any, ...]]:
+    """What the model's ``backward`` takes beside the loss: optimizer and optimizer_idx in 1.x, nothing today."""
+    method = run.model.backward
+    if not any(has_argument(method, argument) for argument in OPTIMIZER_IDX):
+        return tuple
+    rank_zero_deprecation("`backward(loss, optimizer, optimizer_idx)` is Lightning 1.x: take (loss).")
+    return lambda: (run.optimizers[run.optimizer_idx], run.optimizer_idx)
 
 
 def _index(run: Run, values: dict[str, Any]) -> int:
@@ -190,12 +197,12 @@ HOOK_ARGUMENTS: dict[str, tuple[int, Callable[[Run], Any]]] = {
 """Hooks that had one argument more: how many they have today, and the value of the other."""
 
 
-def with_old_argument(run: Run, hook: str, listener: Callable[..., Any]) -> Callable[..., Any]:
-    """``listener``, given the argument that its hook had in 1.x where it requires it."""
+def with_old_argument(run: Run, hook: str, listener: Callable[..., Any], required: int) -> Callable[..., Any]:
+    """``listener``, which requires so many arguments, given the one more that its hook had in 1.x where it wants it."""
     if hook not in HOOK_ARGUMENTS:
         return listener
     count, value = HOOK_ARGUMENTS[hook]
-    if count_required(listener) <= count:
+    if required <= count:
         return listener
 
     @functools.wraps(listener)

@@ -11,11 +11,16 @@ from raylight.callbacks.base import HOOKS, Callback
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.core.module import LightningModule
+from raylight.strategies import Strategy
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.signatures import count_required
 from raylight.worker.legacy import with_old_argument
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run
+
+if TYPE_CHECKING:
+    pass
 
 Listener = Callable[..., Any]
 
@@ -29,6 +34,8 @@ LATE = "on_train_epoch_end_monitors"
 
 def overrides(obj: Any, name: str, base: type) -> bool:
     """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself."""
+    if obj is None:
+        return False
     if name in vars(obj):
         return True
     method = getattr(type(obj), name, None)
@@ -36,18 +43,22 @@ def overrides(obj: Any, name: str, base: type) -> bool:
 
 
 def collect(run: Run) -> dict[str, list[Listener]]:
-    """For each hook what to call, with the hook's own arguments: callbacks in their order, then the model."""
-    model = run.model
+    """For each hook what to call, with its own arguments: callbacks in their order, the model, then the strategy."""
+    model, strategy, recorder = run.model, run.strategy, run.recorder
     listeners: dict[str, list[Listener]] = {LATE: []}
     for hook in HOOKS:
         if hook in WITH_OWN_ORDER:
             continue
-        called = [callback for callback in run.callbacks if hears(callback, hook)]
+        called = [callback for callback in run.callbacks if recorder.records or hears(callback, hook)]
         if hook == "on_train_epoch_end":
             listeners[LATE] = _bind(run, [callback for callback in called if monitors(callback)], hook)
             called = [callback for callback in called if not monitors(callback)]
-        of_model = [getattr(model, hook)] if overrides(model, hook, LightningModule) else []
-        listeners[hook] = [*_bind(run, called, hook), *(with_old_argument(run, hook, own) for own in of_model)]
+        listeners[hook] = _bind(run, called, hook)
+        if overrides(model, hook, LightningModule) or (recorder.records and hasattr(model, hook)):
+            own = getattr(model, hook)
+            listeners[hook].append(with_old_argument(run, hook, getattr(run.hooked, hook), count_required(own)))
+        if overrides(strategy, hook, Strategy) or (recorder.records and hasattr(strategy, hook)):
+            _add_silent(listeners[hook], getattr(recorder.hooks("Strategy", strategy), hook))
     return listeners
 
 
@@ -63,8 +74,30 @@ def monitors(callback: Any) -> bool:
 
 
 def _bind(run: Run, callbacks: list[Any], hook: str) -> list[Listener]:
-    bound = [functools.partial(getattr(callback, hook), run.trainer, run.model) for callback in callbacks]
-    return [with_old_argument(run, hook, listener) for listener in bound]
+    return [_bound(run, callback, hook) for callback in callbacks]
+
+
+def _bound(run: Run, callback: Any, hook: str) -> Listener:
+    method = getattr(callback, hook)
+    listener = functools.partial(run.recorder.call(action_of(callback, hook), method), run.trainer, run.model)
+    return with_old_argument(run, hook, listener, count_required(method) - 2)
+
+
+def _add_silent(listeners: list[Listener], last: Listener) -> None:
+    """Add a listener whose result does not count: the model's, which was the last one so far, does."""
+    before = listeners.pop() if listeners else None
+
+    def both(*args: Any) -> Any:
+        result = before(*args) if before is not None else None
+        last(*args)
+        return result
+
+    listeners.append(both)
+
+
+def action_of(callback: Any, hook: str) -> str:
+    """What a profiler calls ``hook`` of ``callback``."""
+    return f"[Callback]{callback.state_key}.{hook}"
 
 
 def warn_of_unknown_hooks(callbacks: list[Any]) -> None:

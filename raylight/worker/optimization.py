@@ -28,7 +28,7 @@ Step = Callable[..., Any]
 
 def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
     """What trains on a batch, ``(batch, batch_idx) -> outputs``, for this model."""
-    train = _batch_trainer(run, training_step_caller(run))
+    train = run.recorder.call("run_training_batch", _batch_trainer(run, training_step_caller(run)))
     outputs = run.epoch_outputs
     if outputs is None:
         return train
@@ -58,7 +58,8 @@ def _batch_trainer(run: Run, step: Step) -> Callable[[Any, int], Any]:
 def training_step_caller(run: Run) -> Step:
     """Calls the model's training_step, through the strategy's wrapper, with the arguments that it takes."""
     user_step = run.model.training_step
-    step = legacy.with_step_end(run, "training", run.strategy.training_step())
+    step = run.recorder.call(run.strategy_action("training_step"), run.strategy.training_step())
+    step = legacy.with_step_end(run, "training", step)
     if has_argument(user_step, "dataloader_iter"):
         return functools.partial(_step_with_iterator, run, step)
     if run.train_data is not None and run.train_data.is_uneven:
@@ -105,7 +106,7 @@ def forward_backward(run: Run, step: Step, optimizer: Optimizer, batch: Any, bat
     metrics, accumulate = run.metrics, run.state.accumulate_grad_batches
     metrics.hook = "training_step"
     if run.precision.has_context:
-        with run.precision.forward_context():
+        with run.precision.train_step_context():
             returned = step(batch, batch_idx)
     else:
         returned = step(batch, batch_idx)
@@ -121,11 +122,7 @@ def forward_backward(run: Run, step: Step, optimizer: Optimizer, batch: Any, bat
     if loss is None:
         return {}
     if run.hears_backward:
-        run.notify("on_before_backward", loss)
-        metrics.hook = "backward"
-        run.calls.backward(run.precision.scale_loss(loss))
-        metrics.hook = None
-        run.notify("on_after_backward")
+        run.announced_backward(loss)
     else:
         run.precision.scale_loss(loss).backward()
     if not run.keeps_outputs:
@@ -216,7 +213,7 @@ def _train_batch_manually(run: Run, step: Step, batch: Any, batch_idx: int) -> A
     """training_step does everything."""
     run.metrics.hook = "training_step"
     if run.precision.has_context:
-        with run.precision.forward_context():
+        with run.precision.train_step_context():
             returned = step(batch, batch_idx)
     else:
         returned = step(batch, batch_idx)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import os
@@ -19,8 +18,7 @@ from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.config.messages import Event, Job, LoggerInfo, Metrics, RunningStage, Text, TrainerFn, TrainerStatus
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
-from raylight.precision import make_precision
-from raylight.strategies import make_strategy
+from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.types import LRSchedulerConfig
@@ -29,6 +27,7 @@ from raylight.worker.control import StopRequest
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
 from raylight.worker.predict_loop import PredictLoop
+from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
 from raylight.worker.verify import has_loader
@@ -36,6 +35,7 @@ from raylight.worker.verify import has_loader
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from raylight.strategies import Strategy
 
 Emit = Callable[[Event], None]
 TryOut = Callable[..., TrainState]
@@ -46,6 +46,9 @@ FIRST_STAGE = {
     TrainerFn.TESTING: RunningStage.TESTING,
     TrainerFn.PREDICTING: RunningStage.PREDICTING,
 }
+
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""In the order of their calls."""
 
 
 class Run:
@@ -74,12 +77,19 @@ class Run:
         self.state.take({**ranks, **job.progress})
 
         # How it works
-        self.precision = make_precision(self.config.precision, device.type)
-        self.strategy = make_strategy(self.config.strategy, ranks["world_size"])
+        self.strategy: Strategy = job.strategy or equipped_strategy(self.config, ranks["world_size"], device.type)
         self.strategy.attach(device, **ranks)
+        self.precision = self.strategy.precision_plugin
         self.loggers = self._make_loggers()
         self.trainer: TrainerView = job.trainer if job.trainer is not None else WorkerTrainer(self)
         self.listeners: dict[str, list[listeners.Listener]] = {}
+        self.recorder = make_recorder(self.trainer.profiler)
+        self.hooked: Any = self.recorder.hooks("LightningModule", self.model)
+        """The model, where a hook of it is called that its profiler is to know of."""
+        self.hooked_data: Any = self.recorder.hooks("LightningDataModule", self.source.datamodule)
+        """The datamodule, likewise; None where there is none."""
+        self.announced_backward: Callable[..., None] = self._announced_backward
+        self.step_optimizer: Callable[..., Any] = self._step_optimizer
 
         # What it trains
         self.optimizers: list[Optimizer] = []
@@ -119,6 +129,8 @@ class Run:
 
         # What the step path need not ask again; settled in start()
         self.calls: legacy.ModelCalls
+        self.backward_arguments: Callable[[], tuple[Any, ...]]
+        """What the model's backward takes beside the loss; something only in Lightning 1.x."""
         self.hears_backward = True
         self.needs_closure = False
         self.keeps_outputs = True
@@ -150,8 +162,9 @@ class Run:
         """Call ``hook`` of every callback that has its own; nothing may be logged there."""
         outer, self.metrics.hook = self.metrics.hook, None
         for callback in self.callbacks:
-            if listeners.overrides(callback, hook, Callback):
-                getattr(callback, hook)(self.trainer, self.model, *args, **kwargs)
+            if self.recorder.records or listeners.overrides(callback, hook, Callback):
+                called = self.recorder.call(listeners.action_of(callback, hook), getattr(callback, hook))
+                called(self.trainer, self.model, *args, **kwargs)
         self.metrics.hook = outer
 
     # ------------------------------------------------------------------------------------------------ life
@@ -160,10 +173,10 @@ class Run:
         """From the Job to a model that is ready to run. Collective."""
         self._take_over()
         legacy.warn_of_old_hooks(self.model)
+        self.recorder.start(self)
         self._prepare_data()
         self._setup_hooks()
-        self.model.configure_sharded_model()
-        self.model.configure_model()
+        self._configure_model()
         self.checkpoint = checkpointing.read(self)
         if self.checkpoint is not None:
             checkpointing.restore_model_and_callbacks(self, self.checkpoint)
@@ -172,8 +185,6 @@ class Run:
 
     def start_within(self, outer: Run) -> None:
         """As ``start``, for a run inside another's hook: what that has prepared is used, but for the optimizers."""
-        self.strategy, self.precision = outer.strategy, outer.precision
-        self.metrics = self.make_metrics(training=self.state.fn == TrainerFn.FITTING)
         self._take_over()
         if self.state.fn == TrainerFn.FITTING:
             self._configure_optimizers()
@@ -182,6 +193,7 @@ class Run:
     def give_back(self, outer: Run) -> None:
         """The end of a run that was started ``start_within``: model and datamodule belong to ``outer`` again."""
         self.model._attach(outer)
+        self.strategy.lr_scheduler_configs = outer.lr_scheduler_configs
         if self.source.datamodule is not None:
             self.source.datamodule.trainer = outer.trainer
 
@@ -198,13 +210,30 @@ class Run:
             base = self.config.accumulate_grad_batches
             self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
         self.model._attach(self)
+        self._prepare_device()
         if self.source.datamodule is not None:
             self.source.datamodule.trainer = self.trainer
         self.listeners = listeners.collect(self)
 
+    def _configure_model(self) -> None:
+        for hook in ("configure_sharded_model", "configure_model"):
+            if self.overrides(hook):
+                with self.strategy.device, self.precision.module_init_context():
+                    getattr(self.hooked, hook)()
+
+    def _prepare_device(self) -> None:
+        self.strategy.connect(self.model)
+        assert self.strategy.accelerator is not None
+        self.strategy.accelerator.setup_device(self.strategy.device)
+        self.strategy.accelerator.setup(self.trainer)
+
     def _prepare_data(self) -> None:
-        for owner in (self.source.datamodule, self.model):
-            if owner is None:
+        datamodule = self.source.datamodule
+        for owner, overridden in (
+            (self.hooked_data, listeners.overrides(datamodule, "prepare_data", LightningDataModule)),
+            (self.hooked, self.overrides("prepare_data")),
+        ):
+            if not overridden:
                 continue
             per_node = self.config.prepare_data_per_node and getattr(owner, "prepare_data_per_node", True)
             if (self.strategy.local_rank if per_node else self.strategy.global_rank) == 0:
@@ -213,16 +242,16 @@ class Run:
 
     def _setup_hooks(self) -> None:
         stage = str(self.state.fn)
-        if self.source.datamodule is not None:
-            self.source.datamodule.setup(stage=stage)
+        if self.hooked_data is not None:
+            self.hooked_data.setup(stage=stage)
         self.of_callbacks("setup", stage=stage)
-        self.model.setup(stage=stage)
+        self.hooked.setup(stage=stage)
         self.strategy.barrier("setup")
 
     def _setup_strategy(self) -> None:
         fitting = self.state.fn == TrainerFn.FITTING
         self.precision.convert_module(self.model)
-        self.strategy.setup(self.model, for_training=fitting, sync_batchnorm=self.config.sync_batchnorm)
+        self.strategy.setup(self.model, for_training=fitting)
         if fitting:
             self._configure_optimizers()
 
@@ -230,26 +259,46 @@ class Run:
         """Ask once what the model overrides, so that a step pays only for what is there."""
         self.transfers = self._find_transfers()
         self.calls = legacy.model_calls(self)
+        self.backward_arguments = legacy.backward_arguments(self)
         backward_hooks = self.listeners["on_before_backward"] + self.listeners["on_after_backward"]
-        self.hears_backward = bool(backward_hooks) or self.overrides("backward")
-        self.needs_closure = self.overrides("optimizer_step") or any(map(needs_closure, self.optimizers))
+        custom_backward = self.overrides("backward") or self.precision.handles_backward
+        self.hears_backward = bool(backward_hooks) or custom_backward
+        closure_is_used = self.overrides("optimizer_step") or self.precision.handles_step or self.recorder.records
+        self.needs_closure = closure_is_used or any(map(needs_closure, self.optimizers))
         zero_grad_hooks = self.listeners["on_before_zero_grad"]
         self.hears_zero_grad = bool(zero_grad_hooks) or self.overrides("optimizer_zero_grad")
         self.skips_epoch = self.overrides("on_train_batch_start")
-        self.clips_gradients = bool(self.config.gradient_clip_val) or self.overrides("configure_gradient_clipping")
+        custom_clipping = self.overrides("configure_gradient_clipping") or self.recorder.records
+        self.clips_gradients = bool(self.config.gradient_clip_val) or custom_clipping
         self.prepares_step = self.clips_gradients or bool(self.listeners["on_before_optimizer_step"])
         if legacy.epoch_end_hook(self.model, "training") or legacy.needs_outputs(self.listeners):
             self.epoch_outputs = []
         wanted = bool(self.listeners["on_train_batch_end"]) or self.epoch_outputs is not None
         self.keeps_outputs = self.needs_closure or wanted
+        self.announced_backward = self.recorder.call(self.strategy_action("backward"), self._announced_backward)
+        if not self.model.automatic_optimization:
+            self.step_optimizer = self.recorder.call("optimizer_step", self._step_optimizer)
+
+    def strategy_action(self, name: str) -> str:
+        """What a profiler calls the strategy's ``name``."""
+        return f"[Strategy]{type(self.strategy).__name__}.{name}"
 
     def _configure_optimizers(self) -> None:
-        optimizers, self.lr_scheduler_configs, self.frequencies = configure(self.model)
+        action = f"[LightningModule]{type(self.model).__name__}.configure_optimizers"
+        optimizers, self.lr_scheduler_configs, self.frequencies = self.recorder.call(action, configure)(self.model)
+        model, optimizers, self.lr_scheduler_configs = self.precision.connect(
+            self.model, optimizers, self.lr_scheduler_configs
+        )
+        if model is not self.model:
+            raise MisconfigurationException(
+                f"{type(self.precision).__name__}.connect() returned another model: change it in convert_module()."
+            )
+        self.strategy.lr_scheduler_configs = self.lr_scheduler_configs
         self.set_optimizers(optimizers)
 
     def set_optimizers(self, optimizers: list[Optimizer]) -> None:
         """Use these from now on."""
-        self.optimizers = [raw(optimizer) for optimizer in optimizers]
+        self.optimizers = self.strategy.optimizers = [raw(optimizer) for optimizer in optimizers]
         self.lightning_optimizers = [LightningOptimizer(optimizer, self) for optimizer in self.optimizers]
 
     def use_lr_scheduler(self, scheduler: Any) -> None:
@@ -271,6 +320,7 @@ class Run:
     def end(self) -> None:
         """The call did what it should."""
         self.metrics.hook = None
+        self.strategy.checkpoint_io.teardown()
         if self.state.fn == TrainerFn.FITTING:
             self.notify("on_fit_end")
         self.end_early()
@@ -279,6 +329,7 @@ class Run:
         """Nothing more is to be done; a tuner ends a call like this."""
         self.metrics.hook = None
         self.teardown_hooks()
+        self.recorder.report()
         self.state.status = TrainerStatus.FINISHED
         self.state.stage = None
 
@@ -287,17 +338,26 @@ class Run:
         self.state.status = TrainerStatus.INTERRUPTED
         self.metrics.hook = None
         self.of_callbacks("on_exception", error)
-        if self.source.datamodule is not None:
-            self.source.datamodule.on_exception(error)
+        if self.hooked_data is not None:
+            self.hooked_data.on_exception(error)
+        self.strategy.on_exception(error)
+        try:
+            self.strategy.checkpoint_io.teardown()
+        except Exception as failure:  # the error that ends the call is the one to raise
+            rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
         self.teardown_hooks()
+        if isinstance(error, KeyboardInterrupt):
+            self.recorder.report()
+        else:
+            self.recorder.abandon()
         self.state.stage = None
 
     def teardown_hooks(self) -> None:
         stage = str(self.state.fn)
-        if self.source.datamodule is not None:
-            self.source.datamodule.teardown(stage=stage)
+        if self.hooked_data is not None:
+            self.hooked_data.teardown(stage=stage)
         self.of_callbacks("teardown", stage=stage)
-        self.model.teardown(stage=stage)
+        self.hooked.teardown(stage=stage)
 
     def close(self) -> None:
         """Let go of what only a live run needs; the optimizers stay readable."""
@@ -305,6 +365,10 @@ class Run:
         self.metrics = self.make_metrics(training=False)
         self.state.metrics_to_cpu()
         self.strategy.teardown()
+        self.precision.teardown()
+        if self.strategy.accelerator is not None:
+            self.strategy.accelerator.teardown()
+        self.recorder.close()
         self.model._attach(None)
 
     # ------------------------------------------------------------------------------------------------ data
@@ -337,7 +401,7 @@ class Run:
         given = getattr(self.source, prefix)
         if given is not None:
             return given
-        owner = self.source.datamodule if self.source.datamodule is not None else self.model
+        owner = self.hooked_data if self.hooked_data is not None else self.hooked
         return getattr(owner, f"{prefix}_dataloader")()
 
     def _share(self, loaders: Any, share: Callable[[Any, int, int], Any]) -> Any:
@@ -375,55 +439,61 @@ class Run:
 
     def _find_transfers(self) -> list[Callable[..., Any]]:
         """What must be done to a batch; nothing for a plain run on CPU."""
-        steps: list[Callable[..., Any]] = []
+        found = {hook: step for hook in TRANSFER_HOOKS if (step := self._transfer_step(hook)) is not None}
+        if self.recorder.records:
+            move, after = found["transfer_batch_to_device"], found.pop("on_after_batch_transfer")
+            found["transfer_batch_to_device"] = self.recorder.call(
+                self.strategy_action("batch_to_device"), lambda batch, index: after(move(batch, index), index)
+            )
         if self.precision.converts_input:
-            steps.append(lambda batch, _: self.precision.convert_input(batch))
-        for hook in ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"):
-            owner = self._owner_of(hook)
-            if owner is None:
-                if hook == "transfer_batch_to_device" and self.strategy.device.type != "cpu":
-                    steps.append(functools.partial(self._own_transfer, self.model))
-            elif hook == "transfer_batch_to_device":
-                steps.append(
-                    lambda batch, index, o=owner: o.transfer_batch_to_device(batch, self.strategy.device, index)
-                )
-            else:
-                steps.append(getattr(owner, hook))
-        return steps
+            return [lambda batch, _: self.precision.convert_input(batch), *found.values()]
+        return list(found.values())
 
-    def _own_transfer(self, owner: Any, batch: Any, dataloader_idx: int) -> Any:
-        return owner.transfer_batch_to_device(batch, self.strategy.device, dataloader_idx)
+    def _transfer_step(self, hook: str) -> Callable[..., Any] | None:
+        """``(batch, dataloader_idx) -> batch``: a transfer hook of the datamodule or the model; None: nothing to do."""
+        moves = hook == "transfer_batch_to_device"
+        owner = self._owner_of(hook)
+        if owner is None:
+            if not self.recorder.records and not (moves and self.strategy.device.type != "cpu"):
+                return None
+            owner = self.hooked
+        step: Callable[..., Any] = getattr(owner, hook)
+        return (lambda batch, index: step(batch, self.strategy.device, index)) if moves else step
 
     def _owner_of(self, hook: str) -> Any:
         """The datamodule or the model, whichever has its own ``hook``; the datamodule wins."""
         datamodule = self.source.datamodule
         if datamodule is not None and listeners.overrides(datamodule, hook, LightningDataModule):
-            return datamodule
-        return self.model if self.overrides(hook) else None
+            return self.hooked_data
+        return self.hooked if self.overrides(hook) else None
 
     # ------------------------------------------------------------------------------------------------ optimizing
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Gradients of ``loss``, announced to hooks, scaled where the precision scales; for manual optimization."""
         self.strategy.before_manual_backward(loss)
+        self._announced_backward(loss, *args, **kwargs)
+
+    def _announced_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         self.notify("on_before_backward", loss)
-        self.model.backward(self.precision.scale_loss(loss), *args, **kwargs)
+        outer, self.metrics.hook = self.metrics.hook, "backward"
+        scaled = self.precision.pre_backward(loss, self.model)
+        optimizer = None
+        if self.model.automatic_optimization:
+            optimizer, args = self.optimizers[self.optimizer_idx], self.backward_arguments()
+        self.precision.backward(scaled, self.model, optimizer, *args, **kwargs)
+        self.precision.post_backward(scaled, self.model)
+        self.metrics.hook = outer
         self.notify("on_after_backward")
 
-    def step_optimizer(self, optimizer: Any, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
+    def _step_optimizer(self, optimizer: Any, closure: Callable[[], Any] | None, **kwargs: Any) -> Any:
         """What ``LightningOptimizer.step`` does: announce, clip (automatic optimization), step, count."""
         own = raw(optimizer)
-        if closure is None:
+        if closure is None and not self.precision.handles_step:
             self.before_step(own)
-            result = self.precision.step(own)
+            result = self.precision.step(own, **kwargs)
         else:
-
-            def announced() -> Any:
-                outcome = closure()
-                self.before_step(own)
-                return outcome
-
-            result = self.precision.step(own, announced)
+            result = self.precision.optimizer_step(own, model=self.model, closure=closure or _nothing, **kwargs)
         if not self.model.automatic_optimization:  # else counted when the model's optimizer_step has returned
             self.state.global_step += 1
         return result
@@ -432,7 +502,7 @@ class Run:
         """Gradients are complete: unscale, announce, clip."""
         clips = self.model.automatic_optimization and self.clips_gradients
         if clips or self.listeners["on_before_optimizer_step"]:
-            self.precision.unscale(optimizer)
+            self.precision.unscale_gradients(optimizer)
             self.notify("on_before_optimizer_step", optimizer)
         if clips:
             outer, self.metrics.hook = self.metrics.hook, "configure_gradient_clipping"
@@ -547,9 +617,8 @@ class Run:
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
         """Collective: write a checkpoint; rank 0 writes the file, atomically, and all wait for it."""
-        if storage_options is not None:
-            raise MisconfigurationException("storage_options is not supported: give a path or a pyarrow.fs URI.")
-        checkpointing.save(self, os.fspath(filepath), bool(weights_only))
+        save = self.recorder.call("save_checkpoint", checkpointing.save)
+        save(self, os.fspath(filepath), bool(weights_only), storage_options)
 
 
 class WorkerTrainer(TrainerView):
@@ -560,10 +629,15 @@ class WorkerTrainer(TrainerView):
         self.config = run.config
         self.state = run.state
         self.callbacks = run.callbacks
+        self.profiler = run.job.profiler
 
     @property
     def run(self) -> Run:
         return self._run
+
+    @property
+    def strategy(self) -> Strategy:
+        return self._run.strategy
 
     @property
     def loggers(self) -> list[Any]:
@@ -576,6 +650,10 @@ class WorkerTrainer(TrainerView):
     @property
     def default_root_dir(self) -> str:
         return self._run.job.root_dir
+
+
+def _nothing() -> None:
+    """The closure of a step whose gradients are there."""
 
 
 def _parameters(optimizer: Optimizer) -> set[Tensor]:

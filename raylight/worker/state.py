@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from raylight.accelerators import KINDS, Accelerator
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
 from raylight.callbacks.progress import ProgressBar
 from raylight.checkpoint.progress import Position
 from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
-from raylight.precision import precision_name
 from raylight.utilities import tree
 from raylight.worker.fit_loop import FitLoop
 from raylight.worker.predict_loop import PredictLoop
@@ -186,6 +184,8 @@ class TrainerView:
     config: TrainerConfig
     state: TrainState
     callbacks: list[Any]
+    profiler: Any
+    """What records this trainer's runs; a PassThroughProfiler where none was asked for."""
 
     @property
     def run(self) -> Run | None:
@@ -458,7 +458,7 @@ class TrainerView:
     @property
     def precision(self) -> str:
         """Such as "bf16-mixed"."""
-        return self.run.precision.name if self.run is not None else precision_name(self.config.precision)
+        return str(self.precision_plugin.precision)
 
     @property
     def enable_validation(self) -> bool:
@@ -502,10 +502,9 @@ class TrainerView:
         return list(range(self.num_devices))
 
     @property
-    def accelerator(self) -> Accelerator:
-        """The kind of device that the workers compute on."""
-        given = self.config.accelerator
-        return given if isinstance(given, Accelerator) else KINDS[self.state.device_type]()
+    def accelerator(self) -> Any:
+        """What kind of device the workers compute on: an Accelerator."""
+        return self.strategy.accelerator
 
     # ------------------------------------------------------------------------------------------------ the run's objects
 
@@ -527,16 +526,17 @@ class TrainerView:
 
     @property
     def strategy(self) -> Any:
-        return self.run.strategy if self.run is not None else None
+        """How the workers act together."""
+        raise NotImplementedError
 
     @property
     def precision_plugin(self) -> Any:
-        return self.run.precision if self.run is not None else None
+        return self.strategy.precision_plugin
 
     @property
     def scaler(self) -> Any:
         """torch.amp.GradScaler of a 16-mixed run; None for the others."""
-        return self.run.precision.scaler if self.run is not None else None
+        return self.precision_plugin.scaler
 
     @property
     def optimizers(self) -> list[Any]:

@@ -35,11 +35,11 @@ def try_out(outer: Run, callbacks: list[Any], fn: TrainerFn, batch_size: int | N
 
 
 def _prepared(outer: Run, callbacks: list[Any], fn: TrainerFn, batch_size: int | None, flags: dict[str, Any]) -> Run:
-    config = dataclasses.replace(outer.config, **flags)
+    config = dataclasses.replace(outer.config, profiler=None, **flags)
     source = outer.source if batch_size is None else _with_batch_size(outer.source, batch_size)
     job = dataclasses.replace(
         outer.job, fn=fn, config=config, callbacks=callbacks, data=source, loggers=[], progress={}, ckpt_path=None,
-        trainer=None, return_predictions=False,
+        trainer=None, strategy=outer.strategy, return_predictions=False,
     )  # fmt: skip
     names = ("global_rank", "local_rank", "node_rank", "world_size")
     ranks = {name: getattr(outer.state, name) for name in names}

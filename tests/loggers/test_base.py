@@ -250,7 +250,9 @@ def test_merge_dicts_does_as_lightning():
 
 @pytest.mark.parametrize("name", ["CometLogger", "LitLogger", "NeptuneLogger"])
 def test_what_is_not_there_names_what_is(name):
-    with pytest.raises(ImportError, match=f"no '{name}'.*: use TensorBoardLogger, CSVLogger, MLFlowLogger, WandbLogger"):
+    with pytest.raises(
+        ImportError, match=f"no '{name}'.*: use TensorBoardLogger, CSVLogger, MLFlowLogger, WandbLogger"
+    ):
         exec(f"from raylight.loggers import {name}")
 
 

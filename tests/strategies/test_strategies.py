@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from raylight.checkpoint.io import AsyncCheckpointIO, TorchCheckpointIO
+from raylight.precision import DoublePrecision
 from raylight.strategies import DDPStrategy, SingleDeviceStrategy, Strategy, make_strategy
 from raylight.strategies.ddp import StepModule
+from raylight.strategies.layer_sync import LayerSync
 from raylight.utilities.exceptions import MisconfigurationException
 
 
@@ -73,13 +76,55 @@ def test_one_worker_agrees_with_itself() -> None:
     strategy.barrier()
 
 
-@pytest.mark.parametrize(("algorithm", "expected"), [("norm", [0.6, 0.8]), (None, [0.6, 0.8]), ("value", [1.0, 1.0])])
-def test_clipping(algorithm: str | None, expected: list[float]) -> None:
-    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
-    SingleDeviceStrategy().clip_gradients(torch.optim.SGD(parameters, lr=1.0), 1.0, algorithm)
-    found = [parameter.grad.item() for parameter in parameters if parameter.grad is not None]
-    assert found == pytest.approx(expected, abs=1e-4)
+def test_device_must_be_the_trainers() -> None:
+    ranks = {"global_rank": 0, "local_rank": 0, "node_rank": 0, "world_size": 1}
+    for device in ("cpu", torch.device("cpu"), None):
+        strategy = SingleDeviceStrategy(device)
+        strategy.attach(torch.device("cpu"), **ranks)
+        assert strategy.root_device == torch.device("cpu")
+    with pytest.raises(MisconfigurationException, match="contradicts the Trainer"):
+        SingleDeviceStrategy("cuda:1").attach(torch.device("cuda", 0), **ranks)
+
+
+def test_ddp_of_one_worker_keeps_what_it_was_given() -> None:
+    precision = DoublePrecision()
+    alone = make_strategy(DDPStrategy(precision_plugin=precision), 1)
+    assert type(alone) is SingleDeviceStrategy
+    assert alone.precision_plugin is precision
+
+
+def test_checkpoint_io_is_torchs_where_none_is_given() -> None:
+    strategy = SingleDeviceStrategy()
+    assert isinstance(strategy.checkpoint_io, TorchCheckpointIO)
+    assert strategy.checkpoint_io is strategy.checkpoint_io
+
+
+def test_inner_checkpoint_io_is_filled_in() -> None:
+    inner = AsyncCheckpointIO()
+    strategy = SingleDeviceStrategy(checkpoint_io=AsyncCheckpointIO(inner))
+    assert isinstance(strategy.checkpoint_io, AsyncCheckpointIO)
+    assert strategy.checkpoint_io.checkpoint_io is inner
+    assert isinstance(inner.checkpoint_io, TorchCheckpointIO)
+
+
+def test_layers_are_synchronized_while_a_run_lasts() -> None:
+    calls = []
+
+    class Sync(LayerSync):
+        def apply(self, model: nn.Module) -> nn.Module:
+            calls.append("apply")
+            return model
+
+        def revert(self, model: nn.Module) -> nn.Module:
+            calls.append("revert")
+            return model
+
+    for kind in (DDPStrategy, SingleDeviceStrategy):  # one worker alone has nothing to synchronize
+        strategy = kind()
+        strategy.layer_sync = Sync()
+        strategy.setup(nn.Linear(1, 1), for_training=False)  # type: ignore[arg-type]
+        strategy.teardown()
+    assert calls == ["apply", "revert"]
 
 
 def test_step_module_calls_the_step_that_is_named() -> None:

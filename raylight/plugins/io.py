@@ -1,0 +1,14 @@
+"""``raylight.plugins.io``: how checkpoints reach their files."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from raylight.checkpoint.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
+from raylight.plugins.absent import explain
+
+__all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
+
+
+def __getattr__(name: str) -> NoReturn:
+    explain(__name__, name)
