@@ -14,6 +14,7 @@ from typing_extensions import Self
 from raylight.assembly import make_callbacks, make_loggers, with_model_callbacks
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import ModelCheckpoint
+from raylight.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
 from raylight.checkpoint import storage
 from raylight.config.accelerators import Placement, place, wants_ray
 from raylight.config.flags import TrainerConfig
@@ -363,6 +364,8 @@ class Trainer(TrainerView):
     ) -> str | None:
         """The file that "best", "last" or None mean."""
         fitting = fn == TrainerFn.FITTING
+        if ckpt_path is None and fitting and self._on_exception_checkpoints():
+            return self._path_to_go_on_from()
         if ckpt_path is None and not fitting and not model_given and self._best_path():
             rank_zero_warn(
                 f"`.{fn}(ckpt_path=None)` was called without a model. The best model of the previous `fit` call will "
@@ -389,13 +392,30 @@ class Trainer(TrainerView):
             raise ValueError(f"You cannot execute `.{fn}(ckpt_path='best')` with `fast_dev_run`: it saves nothing.")
         raise ValueError(f"`.{fn}(ckpt_path='best')` is set but no checkpoint has been saved yet.")
 
+    def _on_exception_checkpoints(self) -> list[OnExceptionCheckpoint]:
+        return [callback for callback in self.callbacks if isinstance(callback, OnExceptionCheckpoint)]
+
+    def _path_to_go_on_from(self) -> str | None:
+        """What ``fit(ckpt_path=None)`` means where an OnExceptionCheckpoint is there: "last", if there is one."""
+        path = self._newest_last_path()
+        if path is not None:
+            rank_zero_warn(
+                f"`.fit(ckpt_path=None)` goes on from {path}, as the Trainer has an `OnExceptionCheckpoint`. "
+                "Delete that file, or give another `ckpt_path`, if this is not intended."
+            )
+        return path
+
     def _last_path(self, fn: TrainerFn) -> str | None:
+        path = self._newest_last_path()
+        if path is None:
+            rank_zero_warn(f".{fn}(ckpt_path='last') is set, but there is no last checkpoint available.")
+        return path
+
+    def _newest_last_path(self) -> str | None:
         savers = [callback for callback in self.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         found = {path for callback in savers for path in callback.find_last_checkpoints(self)}
-        if not found:
-            rank_zero_warn(f".{fn}(ckpt_path='last') is set, but there is no last checkpoint available.")
-            return None
-        return max(found, key=storage.modified)
+        found |= {path for callback in self._on_exception_checkpoints() if storage.exists(path := callback.ckpt_path)}
+        return max(found, key=storage.modified, default=None)
 
     # ------------------------------------------------------------------------------------------------ what hooks see
 
@@ -467,7 +487,11 @@ class Trainer(TrainerView):
 
 def _logger_info(logger: Any) -> LoggerInfo:
     names = ("name", "version", "save_dir", "log_dir", "root_dir")
-    return LoggerInfo(**{name: getattr(logger, name, None) for name in names}, class_name=type(logger).__name__)
+    return LoggerInfo(
+        **{name: getattr(logger, name, None) for name in names},
+        class_name=type(logger).__name__,
+        group_separator=getattr(logger, "group_separator", "/"),
+    )
 
 
 def _signature() -> inspect.Signature:

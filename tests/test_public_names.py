@@ -22,16 +22,21 @@ def test_callbacks() -> None:
     assert raylight.callbacks.__all__ == [
         "Callback",
         "Checkpoint",
+        "DeviceStatsMonitor",
         "EarlyStopping",
         "GradientAccumulationScheduler",
         "LambdaCallback",
         "LearningRateMonitor",
         "ModelCheckpoint",
+        "ModelPruning",
         "ModelSummary",
+        "OnExceptionCheckpoint",
         "ProgressBar",
         "RichModelSummary",
         "RichProgressBar",
+        "SpikeDetection",
         "TQDMProgressBar",
+        "ThroughputMonitor",
         "Timer",
     ]
 
