@@ -86,7 +86,7 @@ class Trainer(TrainerView):
         self._model: LightningModule | None = None
         self._datamodule: LightningDataModule | None = None
         self._engine: Engine | None = None
-        self._display = Display()
+        self._display = Display(self)
         self._next_save = 0.0
         set_torch_flags(self.config)
         precision_name(self.config.precision)
