@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from raylight.callbacks.base import Callback
@@ -12,6 +12,7 @@ from raylight.callbacks.progress import ProgressBar, RichProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
 from raylight.callbacks.summary import ModelSummary
 from raylight.config.flags import TrainerConfig
+from raylight.external_callbacks import external_callbacks
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info
@@ -40,21 +41,24 @@ def make_callbacks(config: TrainerConfig, given: list[Callback] | Callback | Non
 
     Raises:
         MisconfigurationException: A callback contradicts a flag, or there are two progress bars.
+        RuntimeError: Two stateful callbacks have one state key.
     """
     callbacks: list[Any] = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
     default = not config.barebones
     _add_checkpoint(config, callbacks, default)
-    _add_progress_bar(config, callbacks, default)
-    summary = config.enable_model_summary if config.enable_model_summary is not None else default
-    if summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
-        callbacks.append(ModelSummary())
     if config.max_time is not None:
         if any(isinstance(callback, Timer) for callback in callbacks):
             rank_zero_info("Ignoring `Trainer(max_time=...)`, callbacks list already contains a Timer.")
         else:
             callbacks.append(Timer(duration=config.max_time))
+    _add_progress_bar(config, callbacks, default)
+    summary = config.enable_model_summary if config.enable_model_summary is not None else default
+    if summary and not any(isinstance(callback, ModelSummary) for callback in callbacks):
+        callbacks.append(ModelSummary())
     if isinstance(config.accumulate_grad_batches, dict):
         callbacks.append(GradientAccumulationScheduler(config.accumulate_grad_batches))
+    callbacks += external_callbacks()
+    check_state_keys(callbacks)
     return in_order(callbacks)
 
 
@@ -92,12 +96,21 @@ def with_model_callbacks(callbacks: list[Any], configured: Any) -> list[Any]:
     Raises:
         RuntimeError: Two stateful callbacks have one state key.
     """
-    own = list(configured) if isinstance(configured, list | tuple) else [configured]
-    kept = [
+    if not configured:
+        return callbacks
+    own = list(configured) if isinstance(configured, Sequence) else [configured]
+    replaced = [
         callback
         for callback in callbacks
-        if type(callback) is Callback or not any(isinstance(new, type(callback)) for new in own)
+        if type(callback) is not Callback and any(isinstance(new, type(callback)) for new in own)
     ]
+    if replaced:
+        names = ", ".join(sorted({type(callback).__name__ for callback in replaced}))
+        rank_zero_info(
+            "The following callbacks returned in `LightningModule.configure_callbacks` will override existing "
+            f"callbacks passed to Trainer: {names}"
+        )
+    kept = [callback for callback in callbacks if not any(callback is each for each in replaced)]
     merged = in_order(kept + own)
     check_state_keys(merged)
     return merged
@@ -107,11 +120,7 @@ def check_state_keys(callbacks: list[Any]) -> None:
     """Raise RuntimeError where two stateful callbacks would overwrite each other's state."""
     seen = set()
     for callback in callbacks:
-        stateful = any(
-            getattr(type(callback), name, None) is not getattr(Callback, name)
-            for name in ("state_dict", "load_state_dict", "on_save_checkpoint", "on_load_checkpoint")
-        )
-        if not stateful:
+        if getattr(type(callback), "state_dict", None) is Callback.state_dict:
             continue
         if callback.state_key in seen:
             raise RuntimeError(
@@ -125,5 +134,5 @@ def check_state_keys(callbacks: list[Any]) -> None:
 
 
 def in_order(callbacks: list[Any]) -> list[Any]:
-    """Checkpoints last, so that they see what the others did."""
-    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))
+    """Those that ask for it first, and checkpoints last, so that they see what the others did."""
+    return sorted(callbacks, key=lambda each: (not getattr(each, "runs_first", False), isinstance(each, Checkpoint)))

@@ -34,6 +34,8 @@
         on_<stage>_epoch_end, on_<stage>_end
         model.on_<stage>_model_train
 
+While a call runs, a callback has ``log`` and ``log_dict`` of the model: ``self.log(...)`` in a hook logs a metric.
+
 Callbacks run in every worker, on a copy of the user's object; rank 0's ``state_dict`` and plain attributes come back
 to the driver when the call ends. A hook nobody overrides costs nothing.
 """
@@ -52,6 +54,9 @@ if TYPE_CHECKING:
 
 class Callback:
     """Base of all callbacks: every hook does nothing."""
+
+    runs_first = False
+    """Whether it comes before callbacks of other kinds, such as one that changes what these shall see."""
 
     @property
     def state_key(self) -> str:

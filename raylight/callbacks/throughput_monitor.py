@@ -48,7 +48,7 @@ class ThroughputMonitor(Callback):
             does not know.
 
     The model may have an attribute or property ``flops_per_batch``, best found with
-    ``raylight.utilities.measure_flops``; without it operations are not counted.
+    ``raylight.utilities.throughput.measure_flops``; without it operations are not counted.
     """
 
     def __init__(

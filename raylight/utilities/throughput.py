@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from raylight.utilities.device_flops import TFLOPS, Dtype
+from raylight.utilities.flops import measure_flops
 from raylight.utilities.rank_zero import rank_zero_warn
+
+__all__ = ["Throughput", "get_available_flops", "measure_flops"]
 
 
 class Throughput:
@@ -119,27 +119,6 @@ class _IncreasingWindow(deque[float]):
 
 def _is_full(window: deque[float]) -> bool:
     return len(window) == window.maxlen
-
-
-def measure_flops(
-    model: nn.Module, forward_fn: Callable[[], Any], loss_fn: Callable[[Any], Tensor] | None = None
-) -> int:
-    """Floating-point operations of one forward, and with ``loss_fn`` of the loss and its backward too.
-
-    A model on the "meta" device is measured without computing anything.
-
-    Args:
-        model: What ``forward_fn`` runs.
-        forward_fn: Runs the model on an input of its own and returns the output.
-        loss_fn: Loss of that output. None: the forward only.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        output = forward_fn()
-        if loss_fn is not None:
-            loss_fn(output).backward()
-    return int(counter.get_total_flops())
 
 
 def get_available_flops(device: torch.device, dtype: torch.dtype) -> int | None:

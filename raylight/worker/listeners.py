@@ -61,6 +61,22 @@ def _bind(callbacks: list[Any], hook: str, trainer: Any, model: LightningModule)
     return [functools.partial(getattr(callback, hook), trainer, model) for callback in callbacks]
 
 
+def lend_log(callbacks: list[Any], model: LightningModule) -> None:
+    """Let callbacks log in their hooks, ``self.log(...)``, as the model does."""
+    for callback in callbacks:
+        for name in ("log", "log_dict"):
+            if not hasattr(callback, name):
+                setattr(callback, name, getattr(model, name))
+
+
+def take_log_back(callbacks: list[Any], model: LightningModule) -> None:
+    """Undo ``lend_log``: a callback that holds the model could not be copied or sent without it."""
+    for callback in callbacks:
+        for name in ("log", "log_dict"):
+            if vars(callback).get(name) == getattr(model, name):
+                delattr(callback, name)
+
+
 def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
     """Warn about methods named like a hook that no hook has: they would never be called."""
     for callback in callbacks:

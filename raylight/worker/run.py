@@ -141,6 +141,7 @@ class Run:
         datamodule = self.source.datamodule
         if datamodule is not None:
             datamodule.trainer = self.trainer
+        listeners.lend_log(self.callbacks, self.model)
         self.listeners = listeners.collect(self.model, self.callbacks, self.trainer)
         self._prepare_data()
         self._setup_hooks()
@@ -240,6 +241,7 @@ class Run:
         self.metrics = self.make_metrics(training=False)
         self.state.metrics_to_cpu()
         self.strategy.teardown()
+        listeners.take_log_back(self.callbacks, self.model)
         self.model._attach(None)
 
     # ------------------------------------------------------------------------------------------------ data
