@@ -67,7 +67,7 @@ class Callback:
         """A key that tells apart several callbacks of one class by their ``settings``."""
         return f"{type(self).__qualname__}{settings!r}"
 
-    def listens_to(self, hook: str) -> bool:
+    def _listens_to(self, hook: str) -> bool:
         """Whether ``hook``, which this class overrides, has anything to do as this callback is set up.
 
         Asked once, when a call starts; False spares every batch the call of a hook that would do nothing.

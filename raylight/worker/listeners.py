@@ -48,7 +48,7 @@ def collect(model: LightningModule, callbacks: list[Any], trainer: Any) -> dict[
 
 def hears(callback: Any, hook: str) -> bool:
     """Whether ``hook`` of ``callback`` is to be called."""
-    listens_to = getattr(callback, "listens_to", None)
+    listens_to = getattr(callback, "_listens_to", None)
     return overrides(callback, hook, Callback) and (listens_to is None or listens_to(hook))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from typing import Any
 
@@ -136,3 +137,16 @@ def test_lambda_callback(same_in_both: Any) -> None:
 
 def test_lambda_of_no_hook(same_error: Any) -> None:
     same_error(lambda side: side.pl.callbacks.LambdaCallback(on_nothing=print))
+
+
+def test_only_hooks_and_states_are_public_methods_of_a_callback() -> None:
+    """Scripts wrap all of a Callback's public methods."""
+    import pytorch_lightning
+
+    import raylight
+
+    ours, theirs = (
+        {name for name, _ in inspect.getmembers(pl.Callback, inspect.isfunction) if not name.startswith("_")}
+        for pl in (raylight, pytorch_lightning)
+    )
+    assert ours == theirs

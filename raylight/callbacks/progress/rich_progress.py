@@ -199,6 +199,11 @@ class RichProgressBar(DrawnBar):
         self.progress.start()
         self._progress_stopped = False
 
+    def refresh(self, hard: bool = False) -> None:
+        """Draw the bars of this process now, where there are any; ``hard`` makes no difference."""
+        if self.progress is not None:
+            self.progress.refresh()
+
     def move(self, key: str, completed: int) -> None:
         if self.progress is not None and (task_id := getattr(self, TASKS[key])) is not None:
             self.progress.tasks[task_id].completed = completed
