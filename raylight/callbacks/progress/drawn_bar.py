@@ -28,6 +28,7 @@ class DrawnBar(ProgressBar):
     _leave = False
     _next_refresh = 0.0
     _drawn_elsewhere = False
+    _batches_between_refreshes = 1
     _shows_every_batch = False
     _completed = 0
     _epoch = ""
@@ -67,9 +68,6 @@ class DrawnBar(ProgressBar):
     def seconds_between_refreshes(self) -> float:
         """Of the terminal, at the least."""
         return SECONDS_BETWEEN_REFRESHES
-
-    def batches_between_refreshes(self) -> int:
-        return 1
 
     def describe_epoch(self, trainer: TrainerView) -> str:
         """What stands before the training bar."""
@@ -207,7 +205,7 @@ class DrawnBar(ProgressBar):
 
     def _advances(self, key: str, completed: int, is_last: bool) -> bool:
         """Note the position, and tell whether it is time to show it."""
-        if self.is_disabled or (completed % self.batches_between_refreshes() and not is_last):
+        if not self.is_enabled or (completed % self._batches_between_refreshes and not is_last):
             return False
         self.move(key, completed)
         return is_last or self._shows_every_batch or time.monotonic() >= self._next_refresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.progress.drawn_bar import SECONDS_BETWEEN_REFRESHES, DrawnBar
@@ -65,9 +66,11 @@ class RichProgressBar(DrawnBar):
     val_progress_bar_id: TaskID | None = None
     test_progress_bar_id: TaskID | None = None
     predict_progress_bar_id: TaskID | None = None
+    _drawn: Any = MappingProxyType({})
+    """rich's tasks by the key of their events, for the step path: ``progress.tasks`` takes a lock."""
     _metric_component: Any = None
     _progress_stopped = False
-    _OF_THIS_PROCESS = ("_trainer", "progress", "_metric_component", "_progress_stopped", *TASKS.values())
+    _OF_THIS_PROCESS = ("_trainer", "progress", "_drawn", "_metric_component", "_progress_stopped", *TASKS.values())
 
     def __init__(
         self,
@@ -173,6 +176,7 @@ class RichProgressBar(DrawnBar):
             self.progress.reset(task_id)
         task: Task = self.progress.tasks[task_id]
         task.total, task.description = total, description
+        self._drawn[event.key] = task
         return task
 
     def _start_progress(self, trainer: TrainerView) -> None:
@@ -181,6 +185,7 @@ class RichProgressBar(DrawnBar):
 
         from raylight.callbacks.progress.rich_columns import MetricsTextColumn
 
+        self._drawn = {}
         rich.reconfigure(**self._console_kwargs)
         console = rich.get_console()
         for name in TASKS.values():
@@ -205,8 +210,9 @@ class RichProgressBar(DrawnBar):
             self.progress.refresh()
 
     def move(self, key: str, completed: int) -> None:
-        if self.progress is not None and (task_id := getattr(self, TASKS[key])) is not None:
-            self.progress.tasks[task_id].completed = completed
+        task = self._drawn.get(key)
+        if task is not None:
+            task.completed = completed
 
     def close_bars(self) -> None:
         if self.progress is not None and not self._progress_stopped:

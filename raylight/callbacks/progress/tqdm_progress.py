@@ -48,7 +48,7 @@ class TQDMProgressBar(DrawnBar):
     _OF_THIS_PROCESS = ("_trainer", "_open", *ATTRIBUTES.values())
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
-        self._refresh_rate = _resolve_refresh_rate(refresh_rate)
+        self._refresh_rate = self._batches_between_refreshes = _resolve_refresh_rate(refresh_rate)
         self._process_position = process_position
         self._leave = leave
 
@@ -63,9 +63,6 @@ class TQDMProgressBar(DrawnBar):
     @property
     def is_enabled(self) -> bool:
         return self._enabled and self.refresh_rate > 0
-
-    def batches_between_refreshes(self) -> int:
-        return self.refresh_rate
 
     # The bars
 
