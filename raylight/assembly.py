@@ -134,5 +134,5 @@ def check_state_keys(callbacks: list[Any]) -> None:
 
 
 def in_order(callbacks: list[Any]) -> list[Any]:
-    """Those that ask for it first, and checkpoints last, so that they see what the others did."""
-    return sorted(callbacks, key=lambda each: (not getattr(each, "runs_first", False), isinstance(each, Checkpoint)))
+    """Checkpoints last, so that they see what the others did."""
+    return sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint))

@@ -487,11 +487,7 @@ class Trainer(TrainerView):
 
 def _logger_info(logger: Any) -> LoggerInfo:
     names = ("name", "version", "save_dir", "log_dir", "root_dir")
-    return LoggerInfo(
-        **{name: getattr(logger, name, None) for name in names},
-        class_name=type(logger).__name__,
-        group_separator=getattr(logger, "group_separator", "/"),
-    )
+    return LoggerInfo(**{name: getattr(logger, name, None) for name in names}, class_name=type(logger).__name__)
 
 
 def _signature() -> inspect.Signature:

@@ -275,16 +275,6 @@ def test_callbacks_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.callbacks == [one, three, two]
 
 
-def test_order_of_callbacks() -> None:
-    class Early(Callback):
-        runs_first = True
-
-    early, plain, saver = Early(), Callback(), ModelCheckpoint()
-    callbacks = make_callbacks(TrainerConfig(enable_progress_bar=False), [saver, plain, early])
-    assert callbacks[:2] == [early, plain]
-    assert callbacks[-1] is saver
-
-
 def test_state_keys_are_compared_when_the_trainer_is_made() -> None:
     with pytest.raises(RuntimeError, match="more than one stateful callback of type `ModelCheckpoint`"):
         pl.Trainer(callbacks=[ModelCheckpoint(), ModelCheckpoint()])

@@ -55,9 +55,6 @@ if TYPE_CHECKING:
 class Callback:
     """Base of all callbacks: every hook does nothing."""
 
-    runs_first = False
-    """Whether it comes before callbacks of other kinds, such as one that changes what these shall see."""
-
     @property
     def state_key(self) -> str:
         """Name under which this callback's state stands in a checkpoint; must differ between two stateful callbacks."""

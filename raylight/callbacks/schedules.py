@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.base import Callback
 from raylight.callbacks.shared_deadline import SharedDeadline
-from raylight.config.messages import StrEnum
 from raylight.core.module import LightningModule
 from raylight.utilities.durations import parse_duration
 from raylight.utilities.exceptions import MisconfigurationException
@@ -82,13 +81,6 @@ class GradientAccumulationScheduler(Callback):
         trainer.accumulate_grad_batches = self.get_accumulate_grad_batches(trainer.current_epoch)
 
 
-class Interval(StrEnum):
-    """When a ``Timer`` looks at its clock."""
-
-    step = "step"
-    epoch = "epoch"
-
-
 STAGES = ("train", "sanity_check", "validate", "test", "predict")
 
 
@@ -98,7 +90,7 @@ class Timer(Callback):
     Args:
         duration: Limit of the training time: "DD:HH:MM:SS", a timedelta, or a dict of timedelta's arguments.
             None: only measure.
-        interval: "step" or "epoch" (``Interval``): when to look at the clock.
+        interval: "step" or "epoch": when to look at the clock.
         verbose: Tell when the limit is reached.
 
     Raises:
@@ -110,10 +102,10 @@ class Timer(Callback):
     def __init__(
         self,
         duration: str | timedelta | dict[str, int] | None = None,
-        interval: str = Interval.step,
+        interval: str = "step",
         verbose: bool = True,
     ) -> None:
-        if interval not in tuple(Interval):
+        if interval not in ("step", "epoch"):
             raise MisconfigurationException(
                 f"Unsupported parameter value `Timer(interval={interval})`. Possible choices are: step, epoch"
             )

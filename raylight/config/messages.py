@@ -84,7 +84,6 @@ class LoggerInfo:
     log_dir: str | None
     root_dir: str | None
     class_name: str
-    group_separator: str = "/"
 
 
 @dataclass

@@ -26,7 +26,6 @@ class RemoteLogger:
         self.log_dir = info.log_dir
         self.root_dir = info.root_dir
         self.class_name = info.class_name
-        self.group_separator = info.group_separator
         self._index = index
         self._emit = emit
 
