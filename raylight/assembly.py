@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from raylight.callbacks.base import Callback
@@ -17,6 +16,7 @@ from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgre
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
 from raylight.callbacks.summary import ModelSummary, RichModelSummary
 from raylight.config.flags import TrainerConfig
+from raylight.external_callbacks import external_callbacks
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -70,9 +70,7 @@ def make_callbacks(
     if isinstance(config.accumulate_grad_batches, dict):
         callbacks.append(GradientAccumulationScheduler(config.accumulate_grad_batches))
     callbacks += _for_old_flags(config)
-    for factory in entry_points(group="raylight.callbacks_factory"):
-        made = factory.load()()
-        callbacks += made if isinstance(made, list | tuple) else [made]
+    callbacks += external_callbacks()
     check_state_keys(callbacks)
     return in_order(callbacks)
 
@@ -149,12 +147,21 @@ def with_model_callbacks(callbacks: list[Any], configured: Any) -> list[Any]:
     Raises:
         RuntimeError: Two stateful callbacks have one state key.
     """
-    own = list(configured) if isinstance(configured, list | tuple) else [configured]
-    kept = [
+    if not configured:
+        return callbacks
+    own = list(configured) if isinstance(configured, Sequence) else [configured]
+    replaced = [
         callback
         for callback in callbacks
-        if type(callback) is Callback or not any(isinstance(new, type(callback)) for new in own)
+        if type(callback) is not Callback and any(isinstance(new, type(callback)) for new in own)
     ]
+    if replaced:
+        names = ", ".join(sorted({type(callback).__name__ for callback in replaced}))
+        rank_zero_info(
+            "The following callbacks returned in `LightningModule.configure_callbacks` will override existing "
+            f"callbacks passed to Trainer: {names}"
+        )
+    kept = [callback for callback in callbacks if not any(callback is each for each in replaced)]
     merged = in_order(kept + own)
     check_state_keys(merged)
     return merged

@@ -16,6 +16,7 @@ from typing_extensions import Self
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import ModelCheckpoint
+from raylight.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
 from raylight.checkpoint import storage
 from raylight.config import legacy
 from raylight.config.accelerators import Placement, place, wants_ray
@@ -99,7 +100,7 @@ class Trainer(TrainerView):
         self._model: LightningModule | None = None
         self._datamodule: LightningDataModule | None = None
         self._engine: Engine | None = None
-        self._display = Display()
+        self._display = Display(self)
         self._next_save = 0.0
         base = self.config.accumulate_grad_batches
         self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
@@ -508,6 +509,8 @@ class Trainer(TrainerView):
     ) -> str | None:
         """The file that "best", "last" or None mean."""
         fitting = fn == TrainerFn.FITTING
+        if ckpt_path is None and fitting and self._on_exception_checkpoints():
+            return self._path_to_go_on_from()
         if ckpt_path is None and not fitting and not model_given and self._best_path():
             rank_zero_warn(
                 f"`.{fn}(ckpt_path=None)` was called without a model. The best model of the previous `fit` call will "
@@ -534,13 +537,30 @@ class Trainer(TrainerView):
             raise ValueError(f"You cannot execute `.{fn}(ckpt_path='best')` with `fast_dev_run`: it saves nothing.")
         raise ValueError(f"`.{fn}(ckpt_path='best')` is set but no checkpoint has been saved yet.")
 
+    def _on_exception_checkpoints(self) -> list[OnExceptionCheckpoint]:
+        return [callback for callback in self.callbacks if isinstance(callback, OnExceptionCheckpoint)]
+
+    def _path_to_go_on_from(self) -> str | None:
+        """What ``fit(ckpt_path=None)`` means where an OnExceptionCheckpoint is there: "last", if there is one."""
+        path = self._newest_last_path()
+        if path is not None:
+            rank_zero_warn(
+                f"`.fit(ckpt_path=None)` goes on from {path}, as the Trainer has an `OnExceptionCheckpoint`. "
+                "Delete that file, or give another `ckpt_path`, if this is not intended."
+            )
+        return path
+
     def _last_path(self, fn: TrainerFn) -> str | None:
+        path = self._newest_last_path()
+        if path is None:
+            rank_zero_warn(f".{fn}(ckpt_path='last') is set, but there is no last checkpoint available.")
+        return path
+
+    def _newest_last_path(self) -> str | None:
         savers = [callback for callback in self.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         found = {path for callback in savers for path in callback.find_last_checkpoints(self)}
-        if not found:
-            rank_zero_warn(f".{fn}(ckpt_path='last') is set, but there is no last checkpoint available.")
-            return None
-        return max(found, key=storage.modified)
+        found |= {path for callback in self._on_exception_checkpoints() if storage.exists(path := callback.ckpt_path)}
+        return max(found, key=storage.modified, default=None)
 
     # ------------------------------------------------------------------------------------------------ what hooks see
 

@@ -1,61 +1,53 @@
-import math
+from typing import Any
 
 import pytest
 
+from raylight.callbacks import ProgressBar, TQDMProgressBar
 from raylight.config.messages import Progress
-from raylight.display import Display, format_metrics, print_results
+from raylight.display import Display, print_results
 
 
-def bar(completed: int, total: float = 10, done: bool = False, style: str = "tqdm") -> Progress:
-    return Progress("train", "Epoch 3", completed, total, {"v_num": 1, "loss": 0.25}, done, style)
+class FakeTrainer:
+    """What a display knows of a trainer."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self.progress_bar_callback = bar
 
 
-def test_tqdm_bar_shows_progress_and_metrics(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display()
-    for completed in (0, 5, 10):
-        display.progress(bar(completed))
-    display.close()
-    last = capsys.readouterr().out.replace("\n", "").split("\r")[-1]
-    assert "Epoch 3: 100%" in last
-    assert "10/10" in last
-    assert "v_num=1, loss=0.25" in last
+def display(bar: Any = None) -> Display:
+    return Display(FakeTrainer(bar))  # type: ignore[arg-type]
 
 
-def test_bar_without_a_known_end(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display()
-    display.progress(bar(0, math.inf))
-    display.progress(bar(7, math.inf, done=True))
-    display.close()
-    assert "Epoch 3: : 7it" in capsys.readouterr().out
+def test_the_trainers_bar_draws_and_prints() -> None:
+    class Recording(ProgressBar):
+        is_enabled = True
+
+        def __init__(self) -> None:
+            self.told: list[Any] = []
+
+        def draw(self, trainer: Any, event: Progress) -> None:
+            self.told.append(event)
+
+        def print(self, *args: Any, **kwargs: Any) -> None:
+            self.told.append(args)
+
+        def close_bars(self) -> None:
+            self.told.append("closed")
+
+    bar, event = Recording(), Progress("train", "Epoch 0", 0, 3, {})
+    shown = display(bar)
+    shown.progress(event)
+    shown.text("beside")
+    shown.close()
+    assert bar.told == [event, ("beside",), "closed"]
 
 
-def test_rich_bar_draws_nothing_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display()
-    display.progress(bar(0, style="rich"))
-    display.text("beside the bar")
-    display.close()
-    assert capsys.readouterr().out == "beside the bar\n"
-
-
-def test_rich_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "TERM": "xterm", "COLUMNS": "150"}.items():
-        monkeypatch.setenv(name, value)
-    display = Display()
-    display.progress(bar(0, style="rich"))
-    display.progress(bar(10, done=True, style="rich"))
-    display.close()
-    drawn = capsys.readouterr().out
-    assert "10/10" in drawn
-    assert "v_num: 1 loss: 0.250" in drawn
-
-
-def test_text_without_a_bar_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    Display().text("hello")
+@pytest.mark.parametrize("bar", [None, ProgressBar(), TQDMProgressBar(refresh_rate=0), TQDMProgressBar()])
+def test_text_where_no_bar_is_drawn(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = display(bar)
+    shown.text("hello")
+    shown.close()
     assert capsys.readouterr().out == "hello\n"
-
-
-def test_metrics_beside_a_bar() -> None:
-    assert format_metrics({"v_num": 3, "loss": 0.12345, "name": "x"}) == "v_num: 3 loss: 0.123 name: x"
 
 
 def test_results_table_has_a_column_per_loader(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 """What the driver does around a run: assembling, checking, finding checkpoints."""
 
+import importlib.metadata
 import inspect
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -248,3 +250,47 @@ def test_exceptions_survive_pickling() -> None:
             assert str(pickle.loads(pickle.dumps(kind("what happened")))) == "what happened"
     lost = pickle.loads(pickle.dumps(WorkerError("gone", rank=3, node="10.0.0.2")))
     assert (lost.rank, lost.node) == (3, "10.0.0.2")
+
+
+class _EntryPoint:
+    name = "mocked"
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+
+    def load(self) -> Any:
+        return self._factory
+
+
+def test_callbacks_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package may register one factory for Lightning and for raylight; its callbacks are added once."""
+    one, two, three = Callback(), ModelCheckpoint(), Callback()
+    points = {
+        "raylight.callbacks_factory": [_EntryPoint(factory := lambda: [one, two])],
+        "lightning.pytorch.callbacks_factory": [_EntryPoint(factory), _EntryPoint(lambda: three)],
+    }
+    installed = SimpleNamespace(select=lambda group: points[group])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda: installed)
+    trainer = pl.Trainer(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    assert trainer.callbacks == [one, three, two]
+
+
+def test_state_keys_are_compared_when_the_trainer_is_made() -> None:
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `ModelCheckpoint`"):
+        pl.Trainer(callbacks=[ModelCheckpoint(), ModelCheckpoint()])
+    pl.Trainer(callbacks=[ModelCheckpoint(monitor="a"), ModelCheckpoint(monitor="b")])
+
+
+@pytest.mark.parametrize("configured", [None, [], ()])
+def test_a_model_without_callbacks(configured: Any) -> None:
+    mine = [Callback(), ModelCheckpoint()]
+    assert with_model_callbacks(mine, configured) == mine
+
+
+def test_a_model_with_one_callback() -> None:
+    class Special(ModelCheckpoint):
+        pass
+
+    special, general = Special(), ModelCheckpoint()
+    assert with_model_callbacks([general], special) == [special]
+    assert with_model_callbacks([special], general) == [special, general]

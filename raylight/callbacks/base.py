@@ -34,6 +34,8 @@
         on_<stage>_epoch_end, on_<stage>_end
         model.on_<stage>_model_train
 
+While a call runs, a callback has ``log`` and ``log_dict`` of the model: ``self.log(...)`` in a hook logs a metric.
+
 Callbacks run in every worker, on a copy of the user's object; rank 0's ``state_dict`` and plain attributes come back
 to the driver when the call ends. A hook nobody overrides costs nothing.
 """
@@ -62,7 +64,7 @@ class Callback:
         """A key that tells apart several callbacks of one class by their ``settings``."""
         return f"{type(self).__qualname__}{settings!r}"
 
-    def listens_to(self, hook: str) -> bool:
+    def _listens_to(self, hook: str) -> bool:
         """Whether ``hook``, which this class overrides, has anything to do as this callback is set up.
 
         Asked once, when a call starts; False spares every batch the call of a hook that would do nothing.

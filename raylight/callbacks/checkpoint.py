@@ -132,6 +132,7 @@ class ModelCheckpoint(Checkpoint):
         self._deadline = SharedDeadline()
         self._defer_save_until_validation = False
         self._validation_has_run = False
+        self._missing_metric_reported = False
 
     def _check_arguments(self) -> None:
         if self.mode not in ("min", "max"):
@@ -208,7 +209,7 @@ class ModelCheckpoint(Checkpoint):
         self._last_time_checked = time.monotonic()
         self._deadline.restart()
 
-    def listens_to(self, hook: str) -> bool:
+    def _listens_to(self, hook: str) -> bool:
         if hook != "on_train_batch_end" or type(self).on_train_batch_end is not ModelCheckpoint.on_train_batch_end:
             return True
         return bool(self._every_n_train_steps) or self._train_time_interval is not None
@@ -336,7 +337,9 @@ class ModelCheckpoint(Checkpoint):
         )
         if self._validation_has_run:
             raise MisconfigurationException(message)
-        rank_zero_warn(message)
+        if not self._missing_metric_reported:
+            rank_zero_warn(message)
+        self._missing_metric_reported = True
 
     def _save_newest(self, trainer: TrainerView, metrics: dict[str, Any]) -> None:
         filepath = self._free_path(trainer, metrics, self.filename, own_path=self.best_model_path)

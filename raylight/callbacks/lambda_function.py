@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raylight.callbacks.base import HOOKS, Callback
-from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.exceptions import UnknownFlagError
 
 
 class LambdaCallback(Callback):
@@ -19,13 +19,13 @@ class LambdaCallback(Callback):
         **hooks: Function by name of the hook; None is no function.
 
     Raises:
-        MisconfigurationException: There is no such hook.
+        UnknownFlagError: There is no such hook; a TypeError, as for any unknown argument.
     """
 
     def __init__(self, **hooks: Callable[..., Any] | None) -> None:
         unknown = [name for name in hooks if name not in HOOKS]
         if unknown:
-            raise MisconfigurationException(f"Unknown hooks: {', '.join(map(_with_guess, unknown))}.")
+            raise UnknownFlagError(f"Unknown hooks: {', '.join(map(_with_guess, unknown))}.")
         for name, function in hooks.items():
             if function is not None:
                 setattr(self, name, function)

@@ -11,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from raylight.callbacks.base import Callback
+from raylight.callbacks.logging_interval import log_is_due
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 
@@ -75,9 +76,7 @@ class LearningRateMonitor(Callback):
     def on_train_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.logging_interval == "epoch" or not trainer.log_every_n_steps:
-            return
-        if (trainer.logger_step + 1) % trainer.log_every_n_steps == 0 or trainer.should_stop:
+        if self.logging_interval != "epoch" and log_is_due(trainer):
             self._log(trainer, "step")
 
     def on_train_epoch_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:

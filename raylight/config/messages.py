@@ -145,7 +145,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a bar stands. A new ``key`` opens a bar; ``done`` closes it."""
+    """Where a bar stands. A new ``key`` opens a bar, 0 completed starts it anew, ``done`` closes it."""
 
     key: str
     """"sanity_check", "train", "validate", "test" or "predict"."""
@@ -153,10 +153,8 @@ class Progress:
     completed: int
     total: float
     """Batches in all, inf when unknown."""
-    metrics: dict[str, float | str]
+    metrics: dict[str, Any]
     done: bool = False
-    style: str = "rich"
-    """"rich" or "tqdm"."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class MisconfigurationException(RaylightError, ValueError):
 
 
 class UnknownFlagError(MisconfigurationException, TypeError):
-    """A keyword argument of ``Trainer`` that does not exist; the message guesses what was meant."""
+    """A keyword argument that does not exist, such as a flag of ``Trainer``; the message guesses what was meant."""
 
 
 class UnpicklableError(MisconfigurationException):

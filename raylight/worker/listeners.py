@@ -64,7 +64,7 @@ def collect(run: Run) -> dict[str, list[Listener]]:
 
 def hears(callback: Any, hook: str) -> bool:
     """Whether ``hook`` of ``callback`` is to be called."""
-    listens_to = getattr(callback, "listens_to", None)
+    listens_to = getattr(callback, "_listens_to", None)
     return overrides(callback, hook, Callback) and (listens_to is None or listens_to(hook))
 
 
@@ -98,6 +98,22 @@ def _add_silent(listeners: list[Listener], last: Listener) -> None:
 def action_of(callback: Any, hook: str) -> str:
     """What a profiler calls ``hook`` of ``callback``."""
     return f"[Callback]{callback.state_key}.{hook}"
+
+
+def lend_log(callbacks: list[Any], model: LightningModule) -> None:
+    """Let callbacks log in their hooks, ``self.log(...)``, as the model does."""
+    for callback in callbacks:
+        for name in ("log", "log_dict"):
+            if not hasattr(callback, name):
+                setattr(callback, name, getattr(model, name))
+
+
+def take_log_back(callbacks: list[Any], model: LightningModule) -> None:
+    """Undo ``lend_log``: a callback that holds the model could not be copied or sent without it."""
+    for callback in callbacks:
+        for name in ("log", "log_dict"):
+            if vars(callback).get(name) == getattr(model, name):
+                delattr(callback, name)
 
 
 def warn_of_unknown_hooks(callbacks: list[Any]) -> None:

@@ -213,6 +213,7 @@ class Run:
         self._prepare_device()
         if self.source.datamodule is not None:
             self.source.datamodule.trainer = self.trainer
+        listeners.lend_log(self.callbacks, self.model)
         self.listeners = listeners.collect(self)
 
     def _configure_model(self) -> None:
@@ -369,6 +370,7 @@ class Run:
         if self.strategy.accelerator is not None:
             self.strategy.accelerator.teardown()
         self.recorder.close()
+        listeners.take_log_back(self.callbacks, self.model)
         self.model._attach(None)
 
     # ------------------------------------------------------------------------------------------------ data

@@ -117,7 +117,7 @@ def test_the_progress_bar_is_drawn_here(two_workers: Any, capsys: Any) -> None:
 
     two_workers(callbacks=[TQDMProgressBar()], enable_progress_bar=True).fit(Shown(), batches())
     drawn = capsys.readouterr().out
-    assert "Epoch 0/0" in drawn
+    assert "Epoch 0:" in drawn
     assert "4/4" in drawn
     assert "shown=7" in drawn
 

@@ -1,0 +1,7 @@
+"""Progress bars: they decide in the workers when and what to show, and draw it on the driver's terminal."""
+
+from raylight.callbacks.progress.progress_bar import ProgressBar
+from raylight.callbacks.progress.rich_progress import RichProgressBar, RichProgressBarTheme
+from raylight.callbacks.progress.tqdm_progress import TQDMProgressBar
+
+__all__ = ["ProgressBar", "RichProgressBar", "RichProgressBarTheme", "TQDMProgressBar"]
