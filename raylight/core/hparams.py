@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import copy
-import csv
 import dataclasses
 import functools
 import inspect
-import io
+import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
 from raylight.checkpoint import storage
+from raylight.core.saving import load_hparams_file
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.parsing import AttributeDict
 from raylight.utilities.rank_zero import rank_zero_warn
 
 
-class AttributeDict(dict[str, Any]):
-    """A dict whose items are attributes too.
+PAST_HPARAMS_KEYS = ("hparams", "module_arguments")
+"""Where Lightning 0.7 kept a module's hyperparameters."""
 
-    >>> hparams = AttributeDict(lr=0.1)
-    >>> hparams.batch_size = 32
-    >>> hparams["batch_size"], hparams.lr
-    (32, 0.1)
+INSTANTIATORS: dict[str, Callable[[type, dict[str, Any]], Any]] = {}
+"""Functions that make an object from its class and its hyperparameters, by the name that a checkpoint may ask for."""
+
+_KNOWN_INSTANTIATORS = tuple(
+    f"{package}.cli.instantiate_module" for package in ("pytorch_lightning", "lightning.pytorch", "raylight")
+)
+
+_given: ContextVar[dict[str, Any] | None] = ContextVar("given hyperparameters", default=None)
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def given_hyperparameters(hparams: Mapping[str, Any], instantiator: str) -> Iterator[None]:
+    """Within the block ``save_hyperparameters()`` saves these in place of what it finds in ``__init__``.
+
+    Args:
+        hparams: As a command line or configuration file gave them, before objects were made of them.
+        instantiator: Key of ``INSTANTIATORS`` whose function makes objects of them again.
     """
-
-    def __getattr__(self, key: str) -> Any:
-        try:
-            return self[key]
-        except KeyError as error:
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{key}'") from error
-
-    def __setattr__(self, key: str, value: Any) -> None:
-        self[key] = value
-
-    def __delattr__(self, key: str) -> None:
-        del self[key]
-
-    def __repr__(self) -> str:
-        """A line per item, sorted, values aligned."""
-        width = max((len(str(key)) for key in self), default=0) + 3
-        return "\n".join(f"{chr(34) + str(key) + chr(34) + ':':<{width}} {self[key]}" for key in sorted(self, key=str))
+    token = _given.set({**hparams, "_instantiator": instantiator})
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 class HyperparametersMixin:
-    """``save_hyperparameters`` and what it saved."""
+    """``save_hyperparameters`` and what it saved.
+
+    Saved values can be read as attributes too, ``model.lr`` for ``model.hparams.lr``, where there is no other
+    attribute of that name.
+    """
 
     __jit_unused_properties__: ClassVar[list[str]] = ["hparams", "hparams_initial"]
 
@@ -112,6 +121,19 @@ class HyperparametersMixin:
         """A copy of ``hparams`` as the last ``save_hyperparameters`` left them."""
         return copy.deepcopy(self._hparams_initial) if hasattr(self, "_hparams_initial") else AttributeDict()
 
+    def __getattr__(self, name: str) -> Any:
+        # nn.Module finds parameters and modules in this way: they come first, without the cost of a second call.
+        own = self.__dict__
+        for holder in ("_modules", "_parameters", "_buffers"):
+            if name in own.get(holder, ()):
+                return own[holder][name]
+        if not name.startswith("_") and name in own.get("_hparams", ()):
+            return own["_hparams"][name]
+        inherited = getattr(super(), "__getattr__", None)
+        if inherited is not None:
+            return inherited(name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
     def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
         """Drop names from ``hparams``, e.g. those that a base class saved."""
         for name in ignore_list:
@@ -127,6 +149,8 @@ class HyperparametersMixin:
 
 
 def _init_arguments(owner: Any, frame: FrameType | None) -> dict[str, Any]:
+    if (given := _given.get()) is not None:
+        return given
     if dataclasses.is_dataclass(owner):  # its generated __init__ says no super()
         return {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner) if field.init}
     return _collect_init_arguments(frame)
@@ -205,9 +229,11 @@ def _to_mapping(hparams: Any) -> MutableMapping[str, Any]:
         return AttributeDict(hparams)
     if isinstance(hparams, MutableMapping):
         return hparams
+    expected = "save_hyperparameters takes names of arguments, a dict or a Namespace"
+    if isinstance(hparams, bool | int | float | str):
+        raise MisconfigurationException(f"Primitives {(bool, int, float, str)} are not allowed: {expected}.")
     raise MisconfigurationException(
-        f"Unsupported config type of {type(hparams)}: save_hyperparameters takes names of arguments, a dict or a "
-        "Namespace. Pass a dataclass as `dataclasses.asdict(...)`."
+        f"Unsupported config type of {type(hparams)}. {expected}. Pass a dataclass as `dataclasses.asdict(...)`."
     )
 
 
@@ -253,17 +279,15 @@ def load_init_kwargs(
         checkpoint: As read; it is not changed.
         hparams_file: A ``.yaml`` or ``.csv`` file whose hyperparameters take the place of those stored; None: stored.
         overrides: Arguments of the user's; they win over those stored. Where the stored hyperparameters are one
-            argument (a dict or Namespace), an override that is no argument itself replaces an entry of it.
+            argument (a dict or Namespace), an override that is no argument itself replaces an entry of it; elsewhere
+            such a one is left out, with a warning.
 
     Raises:
-        MisconfigurationException: An override is no argument of ``__init__``; the file is missing or of another kind.
+        MisconfigurationException: The file is missing or of another kind.
     """
-    if hparams_file is None:
-        stored = AttributeDict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) or {})
-    else:
-        stored = load_hparams_file(hparams_file)
+    found = _stored_hparams(cls, checkpoint) if hparams_file is None else load_hparams_file(hparams_file)
     # Names that LightningCLI adds to find classes by; a file does not choose what is imported.
-    stored = AttributeDict({key: value for key, value in stored.items() if key not in ("_instantiator", "_class_path")})
+    stored = AttributeDict({key: value for key, value in found.items() if key not in ("_instantiator", "_class_path")})
 
     _, *parameters = inspect.signature(cls.__init__).parameters.values()
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -274,56 +298,68 @@ def load_init_kwargs(
     if as_argument in names:
         stored.update({key: value for key, value in overrides.items() if key not in names})
         return {as_argument: stored, **{key: value for key, value in overrides.items() if key in names or takes_any}}
-    if takes_any:
-        return {**stored, **overrides}
-    unknown = [key for key in overrides if key not in names]
+    arguments = {**stored, **overrides}
+    unknown = [] if takes_any else [key for key in overrides if key not in names]
     if unknown:
-        raise MisconfigurationException(
-            f"{cls.__name__}.__init__ takes no {', '.join(map(repr, unknown))}; its arguments are "
+        rank_zero_warn(
+            f"{cls.__name__}.__init__ takes no {', '.join(map(repr, unknown))}, which is left out; its arguments are "
             f"{', '.join(map(repr, names)) or 'none'}."
         )
-    return {**{key: value for key, value in stored.items() if key in names}, **overrides}
+    return {key: value for key, value in arguments.items() if takes_any or key in names}
 
 
-def load_hparams_file(path: storage.PathOrURI) -> AttributeDict:
-    """Hyperparameters from a ``hparams.yaml``, or from a ``.csv`` with the columns key and value.
+def make_from_checkpoint(
+    cls: type[T],
+    checkpoint: Mapping[str, Any],
+    hparams_file: storage.PathOrURI | None,
+    overrides: Mapping[str, Any],
+) -> T:
+    """An object of ``cls``, which has hyperparameters, made as ``load_init_kwargs`` says.
 
     Raises:
-        MisconfigurationException: There is no such file, or its name ends otherwise.
+        MisconfigurationException: The checkpoint asks for a function or class that it may not choose.
+        TypeError: ``__init__`` needs an argument that neither the checkpoint nor ``overrides`` has.
     """
-    extension = str(path).lower().rpartition(".")[2]
-    if extension not in ("yaml", "yml", "csv"):
-        raise MisconfigurationException(f"hparams_file must be a .csv, .yml or .yaml file, not {path}.")
-    try:
-        with storage.open_read(path) as stream:
-            text = stream.read().decode()
-    except FileNotFoundError as error:
-        raise MisconfigurationException(f"hparams_file {path} does not exist.") from error
-    return AttributeDict(_parse_csv(text) if extension == "csv" else _parse_yaml(text))
+    owner = cast("type[HasHyperparametersKeys]", cls)
+    hparams = checkpoint.get(owner.CHECKPOINT_HYPER_PARAMS_KEY) or {}
+    name, class_path = hparams.get("_instantiator"), hparams.get("_class_path")
+    if name is not None:
+        _check_instantiator(cls, name, class_path)
+    arguments = load_init_kwargs(owner, checkpoint, hparams_file, overrides)
+    if name in INSTANTIATORS:
+        return cast(T, INSTANTIATORS[name](cls, {**arguments, **({"_class_path": class_path} if class_path else {})}))
+    return cls(**arguments)
 
 
-def _parse_csv(text: str) -> dict[str, Any]:
-    def convert(value: str) -> Any:
-        try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
-
-    rows = list(csv.reader(io.StringIO(text, newline="")))[1:]  # below the names of the columns
-    return {key: convert(value) for key, value in rows}
+def _stored_hparams(cls: type[HasHyperparametersKeys], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    keys = (cls.CHECKPOINT_HYPER_PARAMS_KEY,)
+    if keys == ("hyper_parameters",):
+        keys = (*PAST_HPARAMS_KEYS, *keys)
+    found = [stored for key in keys if isinstance(stored := checkpoint.get(key), Mapping)]
+    return {key: value for stored in found for key, value in stored.items()}
 
 
-def _parse_yaml(text: str) -> dict[str, Any]:
-    import yaml
+def _check_instantiator(cls: type, name: Any, class_path: Any) -> None:
+    if name not in INSTANTIATORS and name not in _KNOWN_INSTANTIATORS:
+        raise MisconfigurationException(
+            f"The instantiator {name!r} from the checkpoint is not in the allowlist of trusted instantiators and was "
+            "blocked to prevent arbitrary code execution. If you trust this checkpoint, add the function to "
+            "`raylight.core.hparams.INSTANTIATORS` under this name before loading."
+        )
+    if class_path is not None and not _is_imported_subclass(class_path, cls):
+        raise MisconfigurationException(
+            f"The class {class_path!r} requested by the checkpoint does not resolve to an already imported subclass of "
+            f"{cls.__name__} and was blocked to prevent arbitrary code execution. If you trust this checkpoint, import "
+            "the module that defines the class before loading."
+        )
 
-    class Loader(yaml.SafeLoader):
-        """The safe loader, and tuples, which Lightning writes with a tag of Python's."""
 
-    def as_tuple(loader: Any, node: Any) -> tuple[Any, ...]:
-        return tuple(loader.construct_sequence(node, deep=True))
-
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", as_tuple)
-    return yaml.load(text, Loader) or {}
+def _is_imported_subclass(class_path: Any, cls: type) -> bool:
+    if not isinstance(class_path, str):
+        return False
+    module, _, name = class_path.rpartition(".")
+    target = vars(sys.modules[module]).get(name) if module in sys.modules else None  # no module's __getattr__ is run
+    return isinstance(target, type) and issubclass(target, cls)
 
 
 if TYPE_CHECKING:
