@@ -126,10 +126,10 @@ def _shorten_checkpoint_keys(checkpoint: Checkpoint) -> None:
         checkpoint["callbacks"] = renamed
         return
     rank_zero_warn(
-        "You have multiple `ModelCheckpoint` callback states in this checkpoint, but we found state keys that would end "
-        "up colliding with each other after an upgrade, which means we can't differentiate which of your checkpoint "
-        "callbacks needs which states. At least one of your `ModelCheckpoint` callbacks will not be able to reload the "
-        "state."
+        "You have multiple `ModelCheckpoint` callback states in this checkpoint, but we found state keys that would "
+        "end up colliding with each other after an upgrade, which means we can't differentiate which of your checkpoint "
+        "callbacks needs which states. At least one of your `ModelCheckpoint` callbacks will not be able to reload "
+        "the state."
     )
 
 
@@ -207,8 +207,8 @@ def _flatten_evaluation_loops(checkpoint: Checkpoint) -> None:
 def _drop_apex(checkpoint: Checkpoint) -> None:
     if checkpoint.pop("amp_scaling_state", None) is not None:
         rank_zero_warn(
-            "This checkpoint contains apex AMP data, but apex support has been removed in v2.0.0. The loss scale starts "
-            "anew."
+            "This checkpoint contains apex AMP data, but apex support has been removed in v2.0.0. The loss scale "
+            "starts anew."
         )
 
 

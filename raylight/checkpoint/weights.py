@@ -32,9 +32,13 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], strict: bool) 
     except RuntimeError as error:
         if not str(error).startswith("Error(s) in loading state_dict"):
             raise
-        remedy = "" if not strict else (
-            " Where only some names differ, set `model.strict_loading = False`, or pass `strict=False` to "
-            "`load_from_checkpoint`."
+        remedy = (
+            ""
+            if not strict
+            else (
+                " Where only some names differ, set `model.strict_loading = False`, or pass `strict=False` to "
+                "`load_from_checkpoint`."
+            )
         )
         raise WeightsMismatchError(
             f"{error}\nThe checkpoint was saved by another model: use the class and the hyperparameters that it was "

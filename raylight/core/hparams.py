@@ -22,7 +22,6 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.parsing import AttributeDict
 from raylight.utilities.rank_zero import rank_zero_warn
 
-
 PAST_HPARAMS_KEYS = ("hparams", "module_arguments")
 """Where Lightning 0.7 kept a module's hyperparameters."""
 
@@ -340,7 +339,7 @@ def _stored_hparams(cls: type[HasHyperparametersKeys], checkpoint: Mapping[str, 
 
 
 def _check_instantiator(cls: type, name: Any, class_path: Any) -> None:
-    if name not in INSTANTIATORS and name not in _KNOWN_INSTANTIATORS:
+    if not isinstance(name, str) or name not in {*INSTANTIATORS, *_KNOWN_INSTANTIATORS}:
         raise MisconfigurationException(
             f"The instantiator {name!r} from the checkpoint is not in the allowlist of trusted instantiators and was "
             "blocked to prevent arbitrary code execution. If you trust this checkpoint, add the function to "
@@ -378,6 +377,9 @@ else:
             @functools.wraps(method)
             def refuse(*args: Any, **kwargs: Any) -> None:
                 name = f"{type(instance).__name__}.{method.__name__}"
-                raise TypeError(f"`{name}` makes a new object: call it on the class, and use what it returns.")
+                raise TypeError(
+                    f"The classmethod `{name}` cannot be called on an instance. Please call it on the class type and "
+                    "make sure the return value is used."
+                )
 
             return refuse
