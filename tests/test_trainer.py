@@ -180,7 +180,7 @@ def test_a_missing_loader_is_named() -> None:
 
 
 def test_unsafe_loading_is_warned_about(tmp_path: Path) -> None:
-    pl.Trainer(**QUIET, max_epochs=1).fit(model := Model(), loader())
+    pl.Trainer(**QUIET, max_epochs=1).fit(model := Model(), loader(), loader())
     model.trainer.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.warns(UserWarning, match="weights_only=False would let a checkpoint run code"):
         pl.Trainer(**QUIET).validate(Model(), loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)

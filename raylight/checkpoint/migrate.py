@@ -127,9 +127,9 @@ def _shorten_checkpoint_keys(checkpoint: Checkpoint) -> None:
         return
     rank_zero_warn(
         "You have multiple `ModelCheckpoint` callback states in this checkpoint, but we found state keys that would "
-        "end up colliding with each other after an upgrade, which means we can't differentiate which of your checkpoint "
-        "callbacks needs which states. At least one of your `ModelCheckpoint` callbacks will not be able to reload "
-        "the state."
+        "end up colliding with each other after an upgrade, which means we can't differentiate which of your "
+        "checkpoint callbacks needs which states. At least one of your `ModelCheckpoint` callbacks will not be able to "
+        "reload the state."
     )
 
 
