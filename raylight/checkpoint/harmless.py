@@ -63,7 +63,8 @@ class _DType:
         """The dtype, if its values are numbers or text; objects and records are refused."""
         if not isinstance(self.code, str) or self.code[:1] not in "biufcSU" or self.order not in "<>=|":
             raise _refusal(f"numpy.dtype({self.code!r})")
-        return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
+        dtype: np.dtype[Any] = np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
+        return dtype
 
 
 class _Array:
@@ -111,7 +112,7 @@ def _same(value: Any = None, *_: Any) -> Any:
     return value
 
 
-def safe_globals() -> list[tuple[Any, str]]:
+def safe_globals() -> list[Any]:
     """Stand-ins and the names that they stand for, as ``torch.serialization.safe_globals`` takes them."""
     table: dict[str, Any] = {}
     for package in _PACKAGES:

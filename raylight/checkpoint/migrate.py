@@ -60,7 +60,7 @@ def migrate_checkpoint(checkpoint: Checkpoint) -> list[str]:
     version = checkpoint.get(VERSION_KEY)
     if not isinstance(version, str):
         return []
-    if _parse(version) > _parse(checkpoint_format.LIGHTNING_VERSION):
+    if is_newer(checkpoint):
         rank_zero_warn(
             f"The loaded checkpoint was produced with Lightning v{version}, which is newer than your current Lightning "
             f"version: v{checkpoint_format.LIGHTNING_VERSION}, whose format raylight reads. What has been added since "
@@ -75,6 +75,12 @@ def migrate_checkpoint(checkpoint: Checkpoint) -> list[str]:
         checkpoint.setdefault(LEGACY_VERSION_KEY, version)
         checkpoint[VERSION_KEY] = checkpoint_format.LIGHTNING_VERSION
     return applied
+
+
+def is_newer(checkpoint: Checkpoint) -> bool:
+    """Whether a newer version wrote it than the one whose format is known."""
+    version = checkpoint.get(VERSION_KEY)
+    return isinstance(version, str) and _parse(version) > _parse(checkpoint_format.LIGHTNING_VERSION)
 
 
 def _parse(version: str) -> tuple[int, int, int, bool]:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import warnings
 from typing import Any
 
 from raylight.checkpoint import format as checkpoint_format
@@ -134,22 +133,20 @@ def _files(path: str) -> list[str]:
 def _upgrade_one(path: str, target: str) -> str:
     """Rewrite one file, atomically; returns what was done."""
     checkpoint, was_plain = _read(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        try:
-            before = checkpoint.get(migrate.VERSION_KEY)
-            applied = migrate.migrate_checkpoint(checkpoint)
-        except UserWarning as warning:
-            raise CheckpointError(f"{path} was left as it is. {warning}") from warning
+    if migrate.is_newer(checkpoint):
+        raise CheckpointError(
+            f"{path} was left as it is: Lightning {_shown(checkpoint[migrate.VERSION_KEY])}, which wrote it, is newer "
+            f"than {checkpoint_format.LIGHTNING_VERSION}, whose format raylight writes."
+        )
+    before = checkpoint.get(migrate.VERSION_KEY)
+    applied = migrate.migrate_checkpoint(checkpoint)
     after = checkpoint.get(migrate.VERSION_KEY)
     if was_plain and before == after:
         return f"{path}: nothing to do, it is of version {_shown(after)}"
     if target == path:
         _keep_original(path)
     elif storage.exists(target):
-        raise MisconfigurationException(
-            f"{target} exists and was not overwritten: delete it, or give another --output."
-        )
+        raise MisconfigurationException(f"{target} exists and was not overwritten: give another --output.")
     checkpoint_format.save(checkpoint, target)
     what = f"changes of {', '.join(applied)}" if applied else "the version alone" if was_plain else "plain types"
     return f"{path}: {_shown(before)} -> {_shown(after)} ({what}), written to {target}"

@@ -331,9 +331,8 @@ def make_from_checkpoint(
 
 
 def _stored_hparams(cls: type[HasHyperparametersKeys], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    keys = (cls.CHECKPOINT_HYPER_PARAMS_KEY,)
-    if keys == ("hyper_parameters",):
-        keys = (*PAST_HPARAMS_KEYS, *keys)
+    own = cls.CHECKPOINT_HYPER_PARAMS_KEY
+    keys = (*PAST_HPARAMS_KEYS, own) if own == "hyper_parameters" else (own,)
     found = [stored for key in keys if isinstance(stored := checkpoint.get(key), Mapping)]
     return {key: value for stored in found for key, value in stored.items()}
 

@@ -8,7 +8,7 @@ import io
 from argparse import Namespace
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, BinaryIO
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
@@ -55,12 +55,12 @@ def save_hparams_to_yaml(
         try:
             yaml.safe_dump(plain)
         except yaml.YAMLError:
-            replaced = True
+            replaced = [name]
         if replaced:
             rank_zero_warn(f"Skipping '{name}' parameter because it is not possible to safely dump to YAML.")
         else:
             written[name] = plain
-    storage.write_atomic(config_yaml, lambda stream: stream.write(yaml.safe_dump(written).encode()) and None)
+    _write(config_yaml, yaml.safe_dump(written))
 
 
 def load_hparams_from_tags_csv(tags_csv: storage.PathOrURI) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def save_hparams_to_tags_csv(tags_csv: storage.PathOrURI, hparams: Mapping[str, 
     _check_folder(tags_csv)
     rows = io.StringIO(newline="")
     csv.writer(rows).writerows([("key", "value"), *_as_mapping(hparams).items()])
-    storage.write_atomic(tags_csv, lambda stream: stream.write(rows.getvalue().encode()) and None)
+    _write(tags_csv, rows.getvalue())
 
 
 def load_hparams_file(path: storage.PathOrURI) -> dict[str, Any]:
@@ -146,6 +146,13 @@ def _read(path: storage.PathOrURI) -> str | None:
     except FileNotFoundError:
         rank_zero_warn(f"Missing Tags: {path}.", category=RuntimeWarning)
         return None
+
+
+def _write(path: storage.PathOrURI, text: str) -> None:
+    def write(stream: BinaryIO) -> None:
+        stream.write(text.encode())
+
+    storage.write_atomic(path, write)
 
 
 def _check_folder(path: storage.PathOrURI) -> None:

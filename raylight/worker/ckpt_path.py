@@ -99,7 +99,8 @@ def _last(trainer: TrainerView, fn: TrainerFn) -> str | None:
             "HINT: Set `ModelCheckpoint(..., save_last=True)`."
         )
         return None
-    return max(found, key=storage.modified)
+    newest: str = max(found, key=storage.modified)
+    return newest
 
 
 def _saved_on_exception(trainer: TrainerView) -> list[Any]:
