@@ -75,7 +75,8 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, content = state
-        array = np.frombuffer(_bytes(content), dtype.of_numbers())
+        numbers = dtype.of_numbers()
+        array = np.frombuffer(_bytes(content), numbers)
         self.content = array.reshape(shape, order="F" if is_fortran else "C")
 
 

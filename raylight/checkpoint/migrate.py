@@ -2,7 +2,7 @@
 
 What changed, by the version that changed it::
 
-    0.10.0  state of ModelCheckpoint and EarlyStopping moved from the top level to "callbacks"
+    0.10.0  state of ModelCheckpoint moved from the top level to "callbacks"; that of EarlyStopping was too little
     1.5.0   keys of "callbacks" are text, not classes
     1.6.0   "loops" count steps and epochs; before, the top-level epoch and global_step did
     1.6.5   the loggers' step is counted by itself
@@ -100,9 +100,9 @@ def _move_callback_states(checkpoint: Checkpoint) -> None:
         "checkpoint_callback_best": ("ModelCheckpoint", "best_model_score"),
         "checkpoint_callback_best_model_score": ("ModelCheckpoint", "best_model_score"),
         "checkpoint_callback_best_model_path": ("ModelCheckpoint", "best_model_path"),
-        "early_stop_callback_wait": ("EarlyStopping", "wait_count"),
-        "early_stop_callback_patience": ("EarlyStopping", "patience"),
     }
+    for unusable in ("early_stop_callback_wait", "early_stop_callback_patience"):  # the score to beat was not kept
+        checkpoint.pop(unusable, None)
     states = checkpoint.get("callbacks") or {}
     for old, (callback, name) in places.items():
         if old in checkpoint:
