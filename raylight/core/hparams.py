@@ -278,8 +278,8 @@ def load_init_kwargs(
         checkpoint: As read; it is not changed.
         hparams_file: A ``.yaml`` or ``.csv`` file whose hyperparameters take the place of those stored; None: stored.
         overrides: Arguments of the user's; they win over those stored. Where the stored hyperparameters are one
-            argument (a dict or Namespace), an override that is no argument itself replaces an entry of it; elsewhere
-            such a one is left out, with a warning.
+            argument (a dict or Namespace), an override is an entry of that too. Otherwise one that is no argument is
+            left out, with a warning.
 
     Raises:
         MisconfigurationException: The file is missing or of another kind.
@@ -295,7 +295,7 @@ def load_init_kwargs(
 
     as_argument = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME)
     if as_argument in names:
-        stored.update({key: value for key, value in overrides.items() if key not in names})
+        stored.update(overrides)
         return {as_argument: stored, **{key: value for key, value in overrides.items() if key in names or takes_any}}
     arguments = {**stored, **overrides}
     unknown = [] if takes_any else [key for key in overrides if key not in names]
