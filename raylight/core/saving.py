@@ -85,6 +85,15 @@ def save_hparams_to_tags_csv(tags_csv: storage.PathOrURI, hparams: Mapping[str, 
     _write(tags_csv, rows.getvalue())
 
 
+def update_hparams(hparams: dict[str, Any], updates: Mapping[str, Any]) -> None:
+    """Put ``updates`` into ``hparams``, in place; nested dicts are merged."""
+    for name, value in updates.items():
+        if isinstance(value, dict) and isinstance(hparams.get(name), dict):
+            update_hparams(hparams[name], value)
+        else:
+            hparams[name] = value
+
+
 def load_hparams_file(path: storage.PathOrURI) -> dict[str, Any]:
     """What ``load_from_checkpoint(hparams_file=...)`` reads: a ``.yaml`` or ``.csv`` file.
 

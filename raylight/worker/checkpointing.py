@@ -43,6 +43,8 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     """
     datamodule = run.source.datamodule
     checkpoint = _base(run.model, datamodule, run.state, run.strategy.model_state())
+    if run.train_data is not None and (loader_states := run.train_data.state_dicts()):
+        checkpoint["loops"]["fit_loop"]["state_dict"] = {"combined_loader": loader_states}
     if not weights_only:
         checkpoint["callbacks"] = _callback_states(run)
         checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
@@ -161,6 +163,8 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
     for config, state in zip(run.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(state)
     run.precision.load_state_dict(checkpoint.get(PRECISION_KEYS.get(run.precision.name, ""), {}))
+    fit_loop = (checkpoint.get("loops") or {}).get("fit_loop") or {}
+    run.loader_states = (fit_loop.get("state_dict") or {}).get("combined_loader", [])
     _restore_position(run, progress.from_checkpoint(checkpoint))
 
 

@@ -258,10 +258,32 @@ class TrainData:
         self.num_batches = self.combined.num_batches
         self._single = not isinstance(loaders, CombinedLoader | list | tuple | dict)
         self._iterator: Iterator[Any] | None = None
+        self._restored = False
 
     def set_epoch(self, epoch: int) -> None:
         for loader in self.combined.flattened:
             set_epoch(loader, epoch)
+
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """Where the loaders stand that know it themselves, such as torchdata's StatefulDataLoader."""
+        return [loader.state_dict() for loader in self.combined.flattened if is_stateful(loader)]
+
+    def load_state_dicts(self, states: list[dict[str, Any]]) -> None:
+        """Let these loaders go on from ``states``; their batches are not skipped then.
+
+        Raises:
+            RuntimeError: There are more or fewer of them than states.
+        """
+        loaders = [loader for loader in self.combined.flattened if is_stateful(loader)]
+        if len(loaders) != len(states):
+            raise RuntimeError(
+                f"The CombinedLoader has {len(loaders)} stateful loaders, but found {len(states)} states in the "
+                "checkpoint. Please make sure you define the same dataloaders that were used when saving the "
+                "checkpoint."
+            )
+        for loader, state in zip(loaders, states, strict=True):
+            loader.load_state_dict(state)
+        self._restored = True
 
     def start(self, skip: int = 0) -> None:
         """Begin an epoch; torch draws the loader's seed here.
@@ -269,7 +291,11 @@ class TrainData:
         Args:
             skip: Batches of this epoch that are done already. A DataLoader does not load them again.
         """
-        loaders = [_skipping(loader, skip) for loader in self.combined.flattened]
+        loaders = [
+            loader if self._restored and is_stateful(loader) else _skipping(loader, skip)
+            for loader in self.combined.flattened
+        ]
+        self._restored = False
         if self._single:
             self._iterator = iter(loaders[0])
         else:
@@ -309,6 +335,11 @@ def _unknown(iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, boo
         following = next(iterator, done)
         yield batch_idx, batch, following is done
         batch_idx, batch = batch_idx + 1, following
+
+
+def is_stateful(loader: Any) -> bool:
+    """Whether ``loader`` keeps its own place."""
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
 def _skipping(loader: Any, count: int) -> Any:

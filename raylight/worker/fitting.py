@@ -85,6 +85,9 @@ def _start_loaders(run: Run) -> None:
         data.skip_seed()
     else:
         data.set_epoch(state.epoch)
+        if run.loader_states:
+            data.load_state_dicts(run.loader_states)
+            run.loader_states = []
         data.start(skip=state.batches_done)
     set_validation_interval(run)
 

@@ -88,6 +88,8 @@ class Run:
         """Seconds between two validations, where the interval is one of time."""
         self.metrics = self.make_metrics(training=job.fn == TrainerFn.FITTING)
         self.checkpoint: dict[str, Any] | None = None
+        self.loader_states: list[dict[str, Any]] = []
+        """Of a checkpoint, for training loaders that keep their own place."""
         self.resumed = False
         """Training goes on from a checkpoint."""
         self.validated_last = False

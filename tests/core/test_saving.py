@@ -114,6 +114,12 @@ def test_yaml_that_is_no_mapping(tmp_path: Path) -> None:
         load_hparams_file(tmp_path / "a.yaml")
 
 
+def test_update_hparams() -> None:
+    hparams: dict[str, Any] = {"c": 4, "a": {"b": 2, "d": 1}}
+    saving.update_hparams(hparams, {"a": {"b": 4}, "c": 7, "new": {}})
+    assert hparams == {"c": 7, "a": {"b": 4, "d": 1}, "new": {}}
+
+
 def test_parsing_helpers() -> None:
     class Model:
         def __init__(own, hparams: Any, *rest: Any, flag: int = 42, **others: Any) -> None: ...  # noqa: N805

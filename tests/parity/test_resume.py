@@ -272,6 +272,55 @@ def test_evaluated_by_either(method: str, writer: Any, same_in_both: Any, tmp_pa
     same_in_both(evaluate)
 
 
+class Stateful:
+    """A loader that keeps its own place, as torchdata's."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches, self.place = batches, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        self.place %= len(self.batches)
+        while self.place < len(self.batches):
+            self.place += 1
+            yield self.batches[self.place - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.place = state["place"]
+
+
+def test_loader_with_its_own_place(writer: Any, both_sides: Any, same_in_both: Any, tmp_path: Path, call: Any) -> None:
+    def fit(side: Any, *callbacks: Any, **more: Any) -> Any:
+        torch.manual_seed(2)
+        model = side.Model()
+        trainer = side.trainer(*callbacks, max_epochs=2)
+        trainer.fit(model, Stateful(list(side.loader(BATCHES))), **more)
+        return model.losses, trainer.global_step
+
+    call(writer, lambda side: fit(side, save_after_batches(side, tmp_path)))
+    whole = call(both_sides[0], fit)[0]
+
+    losses, steps = same_in_both(lambda side: fit(side, ckpt_path=tmp_path / "batch-3.ckpt"))
+
+    assert losses == pytest.approx(whole[3:], rel=1e-5)
+    assert steps == 2 * BATCHES
+
+
+def test_other_loaders_than_were_saved(same_error: Any, tmp_path: Path) -> None:
+    def run(side: Any) -> Any:
+        torch.manual_seed(2)
+        side.trainer(save_after_batches(side, tmp_path)).fit(side.Model(), Stateful(list(side.loader(2))))
+        loaders = [Stateful(list(side.loader(2))), Stateful(list(side.loader(2)))]
+        side.trainer(max_epochs=2).fit(side.Model(), loaders, ckpt_path=tmp_path / "batch-1.ckpt")
+
+    assert "has 2 stateful loaders, but found 1 states" in str(same_error(run))
+
+
 def test_scaler_state_crosses(both_sides: Any, tmp_path: Path, call: Any) -> None:
     """Under the key of Lightning's plugin; a CPU has no scaler, and the state is left alone there."""
     theirs, ours = both_sides
