@@ -320,8 +320,9 @@ def make_from_checkpoint(
         TypeError: ``__init__`` needs an argument that neither the checkpoint nor ``overrides`` has.
     """
     owner = cast("type[HasHyperparametersKeys]", cls)
-    hparams = checkpoint.get(owner.CHECKPOINT_HYPER_PARAMS_KEY) or {}
-    name, class_path = hparams.get("_instantiator"), hparams.get("_class_path")
+    hparams = checkpoint.get(owner.CHECKPOINT_HYPER_PARAMS_KEY)
+    asked = hparams if isinstance(hparams, Mapping) else {}
+    name, class_path = asked.get("_instantiator"), asked.get("_class_path")
     if name is not None:
         _check_instantiator(cls, name, class_path)
     arguments = load_init_kwargs(owner, checkpoint, hparams_file, overrides)
