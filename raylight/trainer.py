@@ -15,9 +15,8 @@ from typing_extensions import Self
 
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
-from raylight.callbacks.checkpoint import ModelCheckpoint
-from raylight.callbacks.on_exception_checkpoint import OnExceptionCheckpoint
 from raylight.checkpoint import storage
+from raylight.checkpoint.format import check_weights_only
 from raylight.config import legacy
 from raylight.config.accelerators import Placement, place, wants_ray
 from raylight.config.flags import TrainerConfig
@@ -51,6 +50,7 @@ from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
+from raylight.worker.ckpt_path import choose as choose_ckpt_path
 from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import Run
@@ -100,6 +100,8 @@ class Trainer(TrainerView):
         self._model: LightningModule | None = None
         self._datamodule: LightningDataModule | None = None
         self._engine: Engine | None = None
+        self._ckpt_path: str | None = None
+        self._user_ckpt_path: str | None = None
         self._display = Display(self)
         self._next_save = 0.0
         base = self.config.accumulate_grad_batches
@@ -198,8 +200,8 @@ class Trainer(TrainerView):
             train_dataloaders: A loader, or a nesting of them; or the datamodule.
             val_dataloaders: A loader, or a list of them.
             datamodule: In place of loaders.
-            ckpt_path: A checkpoint to go on from: a path, a URI, "last", or "best".
-            weights_only: None or True; nothing but tensors and plain types is ever loaded.
+            ckpt_path: A checkpoint to go on from: a path, a URI, "last", "best" or "hpc".
+            weights_only: Makes no difference, False is warned about: a file never runs code.
 
         Raises:
             Whatever the user's code raises, on any worker, with its own type.
@@ -224,7 +226,7 @@ class Trainer(TrainerView):
         Args:
             model: None takes the last one, with the best checkpoint's weights where there is one.
             dataloaders: A loader, or a list of them; or the datamodule.
-            ckpt_path: A path, a URI, "best" or "last". None keeps the weights of ``model``.
+            ckpt_path: A path, a URI, "best", "last" or "hpc". None keeps the weights of ``model``.
             verbose: Print the results.
             datamodule: In place of loaders.
 
@@ -366,11 +368,11 @@ class Trainer(TrainerView):
         chosen = self._choose_model(model)
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
-        path = self._resolve_ckpt_path(fn, ckpt_path, model is not None)
+        path = self._choose_ckpt_path(fn, ckpt_path, model is not None)
         self._attach(chosen, data)
         verify(self, fn, chosen, data)
-        if weights_only is False:
-            raise MisconfigurationException("weights_only=False would run code from the checkpoint: leave it out.")
+        check_weights_only(weights_only)
+        self._ckpt_path = path
         engine, placement = self._start_engine(data)
         job = self._make_job(fn, chosen, data, path, placement, return_predictions)
         self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING)
@@ -504,63 +506,28 @@ class Trainer(TrainerView):
             if saves_files or not isinstance(logger, LocalLogger):
                 logger.save()
 
-    def _resolve_ckpt_path(
+    def _choose_ckpt_path(
         self, fn: TrainerFn, ckpt_path: str | os.PathLike[str] | None, model_given: bool
     ) -> str | None:
-        """The file that "best", "last" or None mean."""
-        fitting = fn == TrainerFn.FITTING
-        if ckpt_path is None and fitting and self._on_exception_checkpoints():
-            return self._path_to_go_on_from()
-        if ckpt_path is None and not fitting and not model_given and self._best_path():
+        """The file to load from: of this call's argument, or else the one that ``ckpt_path`` was set to."""
+        if self._user_ckpt_path and not ckpt_path:
+            return self._user_ckpt_path
+        if self._user_ckpt_path:
             rank_zero_warn(
-                f"`.{fn}(ckpt_path=None)` was called without a model. The best model of the previous `fit` call will "
-                f"be used. You can pass `.{fn}(ckpt_path='best')` to use the best model or "
-                f"`.{fn}(ckpt_path='last')` to use the last model."
+                f"`trainer.ckpt_path = {self._user_ckpt_path!r}` was called but then you passed "
+                f"`trainer.{fn}(ckpt_path={ckpt_path!r})`. The latter will be loaded."
             )
-            return self._best_path()
-        if ckpt_path == "best":
-            return self._best_or_raise(fn)
-        if ckpt_path == "last":
-            return self._last_path(fn)
-        return None if ckpt_path is None else os.fspath(ckpt_path)
+            self._user_ckpt_path = None
+        return choose_ckpt_path(self, fn, ckpt_path, model_given)
 
-    def _best_path(self) -> str | None:
-        best = getattr(self.checkpoint_callback, "best_model_path", None)
-        return best or None
+    @property
+    def ckpt_path(self) -> str | None:
+        """The checkpoint that the last call started from. What it is set to, later calls start from, until None."""
+        return self._ckpt_path
 
-    def _best_or_raise(self, fn: TrainerFn) -> str:
-        if self.checkpoint_callback is None:
-            raise ValueError(f"`.{fn}(ckpt_path='best')` is set but `ModelCheckpoint` is not configured.")
-        if best := self._best_path():
-            return best
-        if self.config.num_dev_batches:
-            raise ValueError(f"You cannot execute `.{fn}(ckpt_path='best')` with `fast_dev_run`: it saves nothing.")
-        raise ValueError(f"`.{fn}(ckpt_path='best')` is set but no checkpoint has been saved yet.")
-
-    def _on_exception_checkpoints(self) -> list[OnExceptionCheckpoint]:
-        return [callback for callback in self.callbacks if isinstance(callback, OnExceptionCheckpoint)]
-
-    def _path_to_go_on_from(self) -> str | None:
-        """What ``fit(ckpt_path=None)`` means where an OnExceptionCheckpoint is there: "last", if there is one."""
-        path = self._newest_last_path()
-        if path is not None:
-            rank_zero_warn(
-                f"`.fit(ckpt_path=None)` goes on from {path}, as the Trainer has an `OnExceptionCheckpoint`. "
-                "Delete that file, or give another `ckpt_path`, if this is not intended."
-            )
-        return path
-
-    def _last_path(self, fn: TrainerFn) -> str | None:
-        path = self._newest_last_path()
-        if path is None:
-            rank_zero_warn(f".{fn}(ckpt_path='last') is set, but there is no last checkpoint available.")
-        return path
-
-    def _newest_last_path(self) -> str | None:
-        savers = [callback for callback in self.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-        found = {path for callback in savers for path in callback.find_last_checkpoints(self)}
-        found |= {path for callback in self._on_exception_checkpoints() if storage.exists(path := callback.ckpt_path)}
-        return max(found, key=storage.modified, default=None)
+    @ckpt_path.setter
+    def ckpt_path(self, path: str | os.PathLike[str] | None) -> None:
+        self._ckpt_path = self._user_ckpt_path = os.fspath(path) if path else None
 
     # ------------------------------------------------------------------------------------------------ what hooks see
 
@@ -625,7 +592,10 @@ class Trainer(TrainerView):
         if self._run is not None:
             super().save_checkpoint(filepath, weights_only, storage_options)
         elif self._model is None:
-            raise AttributeError("Saving a checkpoint is only possible if a model is attached to the Trainer.")
+            raise AttributeError(
+                "Saving a checkpoint is only possible if a model is attached to the Trainer. Did you call "
+                "`Trainer.save_checkpoint()` before calling `Trainer.{fit,validate,test,predict}`?"
+            )
         elif weights_only:
             checkpointing.save_weights(self._strategy, self._model, self._datamodule, self.state, filepath)
         else:

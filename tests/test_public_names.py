@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -213,6 +214,33 @@ def test_methods_take_lightnings_arguments(method: str) -> None:
     ours = inspect.signature(getattr(raylight.Trainer, method)).parameters
     assert list(ours) == list(theirs)
     assert [parameter.default for parameter in ours.values()] == [parameter.default for parameter in theirs.values()]
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (
+            "core.saving",
+            [
+                "load_hparams_from_tags_csv",
+                "load_hparams_from_yaml",
+                "save_hparams_to_tags_csv",
+                "save_hparams_to_yaml",
+                "update_hparams",
+            ],
+        ),
+        ("utilities.parsing", ["AttributeDict", "clean_namespace", "is_picklable", "parse_class_init_keys"]),
+    ],
+)
+def test_helpers_are_where_lightning_has_them(module: str, names: list[str]) -> None:
+    ours = importlib.import_module(f"raylight.{module}")
+    theirs = importlib.import_module(f"pytorch_lightning.{module}")
+    for name in names:
+        function = getattr(ours, name)
+        if inspect.isfunction(function):
+            assert list(inspect.signature(function).parameters) == list(
+                inspect.signature(getattr(theirs, name)).parameters
+            )
 
 
 def test_light_import() -> None:

@@ -181,14 +181,16 @@ def test_a_missing_loader_is_named() -> None:
         pl.Trainer(**QUIET).fit(Model())
 
 
-def test_unsafe_loading_is_refused() -> None:
-    with pytest.raises(MisconfigurationException, match="weights_only=False"):
-        pl.Trainer(**QUIET).validate(Model(), loader(), weights_only=False)
+def test_unsafe_loading_is_warned_about(tmp_path: Path) -> None:
+    pl.Trainer(**QUIET, max_epochs=1).fit(model := Model(), loader(), loader())
+    model.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match="weights_only=False would let a checkpoint run code"):
+        pl.Trainer(**QUIET).validate(Model(), loader(), ckpt_path=tmp_path / "a.ckpt", weights_only=False)
 
 
 def test_best_checkpoint_before_there_is_one(tmp_path: Path) -> None:
     trainer = pl.Trainer(**{**QUIET, "enable_checkpointing": True}, default_root_dir=tmp_path)
-    with pytest.raises(ValueError, match="no checkpoint has been saved yet"):
+    with pytest.raises(ValueError, match="not configured to save the best model, or has not saved any yet"):
         trainer.test(Model(), loader(), ckpt_path="best")
     with pytest.raises(ValueError, match="`ModelCheckpoint` is not configured"):
         pl.Trainer(**QUIET).test(Model(), loader(), ckpt_path="best")

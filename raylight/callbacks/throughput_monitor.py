@@ -117,7 +117,7 @@ class ThroughputMonitor(Callback):
                     "When using the `ThroughputMonitor`, you need to define a `flops_per_batch` attribute or property "
                     f"in {type(pl_module).__name__} to compute the FLOPs."
                 )
-        return int(pl_module.flops_per_batch) if self._counts_flops else None  # type: ignore[arg-type]
+        return int(pl_module.flops_per_batch) if self._counts_flops else None
 
     def _log(self, trainer: TrainerView, step: int, **extra: float) -> None:
         throughput = self._pace(trainer).throughput

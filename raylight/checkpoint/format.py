@@ -12,17 +12,19 @@ A checkpoint is a dict, written by ``torch.save``::
     hparams_name, hyper_parameters      of the LightningModule                      if it saved any
     datamodule_hparams_name, datamodule_hyper_parameters                            likewise, of the LightningDataModule
     <qualified name of the datamodule>  what its ``state_dict`` gave                if it has a state
-    raylight                            what Lightning does not keep: random states, sampler positions, world size
+    raylight                            what Lightning does not keep; absent where there is nothing of the kind
     anything else                       added by an ``on_save_checkpoint``
 
 Lightning reads this file, and this module reads Lightning's. Only the types that ``torch.load(weights_only=True)``
-accepts are written, and nothing else is accepted when reading: a pickle can run any code, these types cannot.
+accepts are written. When reading, a few more are accepted, which ``harmless`` lists: what stands for them is made
+here, not by the file. Nothing else is: a pickle can run any code, these types cannot.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -34,8 +36,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from raylight.checkpoint import storage
-from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError, MisconfigurationException
+from raylight.checkpoint import harmless, storage
+from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError
 from raylight.utilities.rank_zero import rank_zero_warn
 
 LIGHTNING_VERSION = "2.6.6"
@@ -65,13 +67,18 @@ def save(checkpoint: dict[str, Any], path: storage.PathOrURI) -> None:
     storage.write_atomic(path, lambda stream: torch.save(plain, stream))
 
 
-def load(path: storage.PathOrURI | IO[bytes], map_location: MapLocation = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, of Lightning or of raylight, without running any code that it may hold.
+def load(
+    path: storage.PathOrURI | IO[bytes], map_location: MapLocation = "cpu", plain_only: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint, of Lightning or of raylight, as it is, without running any code that it may hold.
+
+    ``raylight.checkpoint.migrate.load`` also brings it to today's form.
 
     Args:
         path: A local path, a URI, ``http(s)://`` included, or a seekable binary stream.
         map_location: As in ``torch.load``; None puts each tensor on the device where it was when saved, or on the CPU
             where this machine has no such device.
+        plain_only: Refuse the harmless objects of old files too.
 
     Raises:
         CheckpointNotFoundError: There is no such file.
@@ -88,9 +95,9 @@ def load(path: storage.PathOrURI | IO[bytes], map_location: MapLocation = "cpu")
         except OSError as error:
             raise CheckpointError(f"The checkpoint {path} cannot be opened as a file: {error}.") from error
         with stream:
-            checkpoint = _read(stream, str(path), map_location)
+            checkpoint = _read(stream, str(path), map_location, plain_only)
     else:
-        checkpoint = _read(path, getattr(path, "name", "stream"), map_location)
+        checkpoint = _read(path, str(getattr(path, "name", "stream")), map_location, plain_only)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         found = ", ".join(map(str, list(checkpoint)[:5])) if isinstance(checkpoint, dict) else type(checkpoint).__name__
         raise CheckpointError(
@@ -100,16 +107,13 @@ def load(path: storage.PathOrURI | IO[bytes], map_location: MapLocation = "cpu")
     return checkpoint
 
 
-def refuse_unsafe(weights_only: bool | None) -> None:
-    """Check the ``weights_only`` argument of a method that loads a checkpoint.
-
-    Raises:
-        MisconfigurationException: It is False, which asks for arbitrary objects to be unpickled.
-    """
+def check_weights_only(weights_only: bool | None) -> None:
+    """Warn where the ``weights_only`` argument of a method that loads a checkpoint is False: files never run code."""
     if weights_only is False:
-        raise MisconfigurationException(
-            "weights_only=False would let a checkpoint run code, which raylight never does. Leave it out; classes of "
-            "yours that a file may hold can be allowed with `torch.serialization.add_safe_globals([...])`."
+        rank_zero_warn(
+            "weights_only=False would let a checkpoint run code, which raylight never does: the file is read as with "
+            "weights_only=True. Leave it out; classes of yours that a file holds can be allowed with "
+            "`torch.serialization.add_safe_globals([...])`."
         )
 
 
@@ -129,6 +133,12 @@ def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
             "them to `load_from_checkpoint`; keep other state as tensors, numbers, strings, lists and dicts."
         )
     return plain
+
+
+def plain_value(value: Any) -> tuple[Any, list[str]]:
+    """``value`` as ``to_plain`` makes it, and where in it something was replaced by its ``repr``."""
+    converter = _PlainConverter()
+    return converter.convert(value, ""), converter.replaced
 
 
 class _PlainConverter:
@@ -217,25 +227,50 @@ def _plain_tensor(tensor: Any) -> Any:
     return tensor.detach() if vars(tensor) or tensor._backward_hooks else tensor
 
 
-def _read(stream: IO[bytes], name: str, map_location: MapLocation) -> Any:
-    # No mmap: another process may delete or replace the file while its tensors are in use, which on NFS is a crash.
+def _read(stream: IO[bytes], name: str, map_location: MapLocation, plain_only: bool) -> Any:
+    start = stream.tell()
     try:
-        return torch.load(stream, map_location=map_location or _saved_device_or_cpu, weights_only=True)
+        return _torch_load(stream, map_location)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a broken file makes the unpickler fail in any way
-        refused = next((match[1] for pattern in _REFUSED if (match := pattern.search(str(error)))), None)
-        if refused is None:
-            raise CheckpointError(
-                f"{name} cannot be read: it is truncated, corrupt, or not written by `torch.save` "
-                f"({type(error).__name__}: {_first_line(error)}). Load an older checkpoint, or copy this one anew."
-            ) from error
-        raise CheckpointError(
-            f"{name} was not loaded: restoring {refused} would run code from the file, and only tensors and plain "
-            "types are accepted. If you trust where it comes from, allow that class with "
-            "`torch.serialization.add_safe_globals([...])`, or read it once with `torch.load(..., weights_only=False)` "
-            "and write it again with `raylight.checkpoint.format.save`."
-        ) from error
+        refused = _refused(error)
+        if refused is None or plain_only:
+            raise _unreadable(name, refused, error) from error
+    stream.seek(start)
+    try:
+        with torch.serialization.safe_globals(harmless.safe_globals()):
+            return harmless.to_values(_torch_load(stream, map_location))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _unreadable(name, _refused(error) or refused, error) from error
+
+
+def _torch_load(stream: IO[bytes], map_location: MapLocation) -> Any:
+    # No mmap: another process may delete or replace the file while its tensors are in use, which on NFS is a crash.
+    with warnings.catch_warnings():  # of torch's reader about what it is going to refuse
+        warnings.simplefilter("ignore")
+        return torch.load(stream, map_location=map_location or _saved_device_or_cpu, weights_only=True)
+
+
+def _refused(error: Exception) -> str | None:
+    """The name in the file that stopped torch's reader; None where it stopped for another reason."""
+    return next((match[1] for pattern in _REFUSED if (match := pattern.search(str(error)))), None)
+
+
+def _unreadable(name: str, refused: str | None, error: Exception) -> CheckpointError:
+    if refused is None:
+        return CheckpointError(
+            f"{name} cannot be read: it is truncated, corrupt, or not written by `torch.save` "
+            f"({type(error).__name__}: {_first_line(error)}). Load an older checkpoint, or copy this one anew."
+        )
+    return CheckpointError(
+        f"{name} was not loaded: restoring {refused} would run code from the file, and only tensors and plain "
+        "types are accepted. If you trust where it comes from, allow that class with "
+        "`torch.serialization.add_safe_globals([...])`, or read it once with `torch.load(..., weights_only=False)` "
+        "and write it again with `raylight.checkpoint.format.save`."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -69,7 +69,7 @@ class TorchCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Path, map_location: Any | None = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        checkpoint_format.refuse_unsafe(weights_only)
+        checkpoint_format.check_weights_only(weights_only)
         return checkpoint_format.load(path, map_location)
 
     def remove_checkpoint(self, path: Path) -> None:

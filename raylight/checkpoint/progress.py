@@ -82,36 +82,48 @@ def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
 
 def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
     """The position that a checkpoint was saved at; without ``loops``, from its top-level epoch and global_step."""
-    loops = checkpoint.get("loops", {}).get("fit_loop")
-    if not loops or "epoch_progress" not in loops:
-        return Position(epoch=checkpoint.get("epoch", 0), global_step=checkpoint.get("global_step", 0))
-    epochs = loops["epoch_progress"]["current"]
-    batches = loops["epoch_loop.batch_progress"]
-    automatic = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
-    manual = loops["epoch_loop.manual_optimization.optim_step_progress"]
-    schedulers = loops["epoch_loop.scheduler_progress"]
+    fit_loop = (checkpoint.get("loops") or {}).get("fit_loop")
+    if not fit_loop or "epoch_progress" not in fit_loop:
+        epoch, global_step = checkpoint.get("epoch", 0), checkpoint.get("global_step", 0)
+        return Position(epoch=epoch, global_step=global_step, logger_step=global_step)
+
+    def count(loop: str, *path: str) -> int:
+        """A number of ``loop``; 0 where a file of an older version has none."""
+        value = fit_loop.get(loop, {})
+        for name in path:
+            value = value.get(name, {})
+        return value or 0
+
+    def epochs(name: str) -> int:
+        return count("epoch_progress", "current", name)
+
+    def batches(name: str) -> int:
+        return count("epoch_loop.batch_progress", "current", name)
+
+    step = ("epoch_loop.automatic_optimization.optim_progress", "optimizer", "step")
+    automatic = count(*step, "total", "completed")
+    manual = count("epoch_loop.manual_optimization.optim_step_progress", "total", "completed")
     return Position(
-        epoch=epochs["completed"],
-        epoch_is_open=epochs["started"] > epochs["completed"],
-        epoch_is_over=epochs["processed"] > epochs["completed"],
-        batches_done=batches["current"]["processed"],
-        batch_is_open=batches["current"]["processed"] > batches["current"]["completed"],
-        is_last_batch=batches["is_last_batch"],
-        total_batches=batches["total"]["processed"],
-        global_step=automatic["total"]["completed"] or manual["total"]["completed"],
-        epoch_steps=automatic["current"]["completed"],
-        logger_step=loops["epoch_loop.state_dict"].get("_batches_that_stepped", 0),
-        scheduler_steps=schedulers["total"]["completed"],
-        epoch_scheduler_steps=schedulers["current"]["completed"],
-        val_batches=loops["epoch_loop.val_loop.batch_progress"]["current"]["ready"],
+        epoch=epochs("completed"),
+        epoch_is_open=epochs("started") > epochs("completed"),
+        epoch_is_over=epochs("processed") > epochs("completed"),
+        batches_done=batches("processed"),
+        batch_is_open=batches("processed") > batches("completed"),
+        is_last_batch=bool(count("epoch_loop.batch_progress", "is_last_batch")),
+        total_batches=count("epoch_loop.batch_progress", "total", "processed"),
+        global_step=automatic or manual,
+        epoch_steps=count(*step, "current", "completed"),
+        logger_step=count("epoch_loop.state_dict", "_batches_that_stepped"),
+        scheduler_steps=count("epoch_loop.scheduler_progress", "total", "completed"),
+        epoch_scheduler_steps=count("epoch_loop.scheduler_progress", "current", "completed"),
+        val_batches=count("epoch_loop.val_loop.batch_progress", "current", "ready"),
     )
 
 
 def loader_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     """The states of the training loaders that keep one; empty where none did."""
-    states: list[dict[str, Any]] = (
-        checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
-    )
+    fit_loop = (checkpoint.get("loops") or {}).get("fit_loop") or {}
+    states: list[dict[str, Any]] = (fit_loop.get("state_dict") or {}).get("combined_loader", [])
     return states
 
 

@@ -51,6 +51,15 @@ def join(path: PathOrURI, *parts: str) -> str:
     return "/".join(piece for piece in pieces if piece) + (uri["options"] or "")
 
 
+def parent(path: PathOrURI) -> str:
+    """The folder that ``path`` is in; empty for a name alone."""
+    text = _text(path)
+    uri = _URI.fullmatch(text)
+    if uri is None or text.startswith("file://"):
+        return os.path.dirname(_local_path(path) or text)
+    return uri["root"] + uri["path"].rpartition("/")[0] + (uri["options"] or "")
+
+
 def safe_name(name: str) -> str:
     """``name`` itself, if it stays below the folder that it is joined to.
 

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from raylight import __version__
-from raylight.cli import run
+from raylight.cli import ckpt, run
 
 COMMANDS = {"run": run.main}
+"""Those that read their own arguments, as these are a script's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,8 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(prog="raylight", description="Your PyTorch Lightning script, on a Ray cluster.")
     parser.add_argument("--version", action="version", version=f"raylight {__version__}")
+    parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("run", help="run a script that imports Lightning, without an edit")
-    parser.parse_args(arguments)
-    parser.print_help()
-    return 0
+    ckpt.add_command(commands)
+    chosen = parser.parse_args(arguments)
+    if chosen.run is None:
+        parser.print_help()
+        return 0
+    status: int = chosen.run(chosen)
+    return status

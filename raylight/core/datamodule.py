@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from raylight.checkpoint import format as checkpoint_format
+from raylight.checkpoint import migrate
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, make_again
 from raylight.utilities import argparse
@@ -145,16 +146,15 @@ class LightningDataModule(DataHooks, HyperparametersMixin):
             checkpoint_path: A local path, a URI, or a binary stream.
             map_location: As in ``torch.load``; None: the device where a tensor was, or the CPU if it is not here.
             hparams_file: A ``.yaml`` or ``.csv`` file with hyperparameters to use in place of those stored.
-            weights_only: None or True; a file is never allowed to run code.
+            weights_only: Makes no difference, False is warned about: a file never runs code.
             overrides: Arguments of ``__init__``; they win over those stored.
 
         Raises:
             CheckpointError: The file cannot be read safely.
-            MisconfigurationException: An override is no argument of ``__init__``, or ``weights_only`` is False.
-            TypeError: Called on an instance.
+            TypeError: Called on an instance, or an argument of ``__init__`` is known neither here nor there.
         """
-        checkpoint_format.refuse_unsafe(weights_only)
-        checkpoint = checkpoint_format.load(checkpoint_path, map_location)
+        checkpoint_format.check_weights_only(weights_only)
+        checkpoint = migrate.load(checkpoint_path, map_location)
         datamodule = make_again(cls, checkpoint, hparams_file, overrides)
         if cls.__qualname__ in checkpoint:
             datamodule.load_state_dict(checkpoint[cls.__qualname__])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import csv
 import dataclasses
 import functools
 import inspect
-import io
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -20,9 +17,13 @@ from torch import nn
 
 from raylight.checkpoint import storage
 from raylight.core.from_config import INSTANTIATOR, instantiate_module, verify_origin
+from raylight.core.saving import load_hparams_file
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.parsing import AttributeDict, collect_init_args
 from raylight.utilities.rank_zero import rank_zero_warn
+
+PAST_HPARAMS_KEYS = ("hparams", "module_arguments")
+"""Where Lightning 0.7 kept a module's hyperparameters."""
 
 _given: ContextVar[tuple[type, Mapping[str, Any]] | None] = ContextVar("given_hyperparameters", default=None)
 
@@ -38,7 +39,11 @@ def given_hyperparameters(owner: type, hparams: Mapping[str, Any]) -> Iterator[N
 
 
 class HyperparametersMixin:
-    """``save_hyperparameters`` and what it saved."""
+    """``save_hyperparameters`` and what it saved.
+
+    Saved values can be read as attributes too, ``model.lr`` for ``model.hparams.lr``, where there is no other
+    attribute of that name.
+    """
 
     _log_hyperparams: bool = False
     _hparams_name: str | None = None
@@ -98,6 +103,19 @@ class HyperparametersMixin:
     def hparams_initial(self) -> AttributeDict:
         """A copy of ``hparams`` as the last ``save_hyperparameters`` left them."""
         return copy.deepcopy(self._hparams_initial) if hasattr(self, "_hparams_initial") else AttributeDict()
+
+    def __getattr__(self, name: str) -> Any:
+        # nn.Module finds parameters and modules in this way: they come first, without the cost of a second call.
+        own = self.__dict__
+        for holder in ("_modules", "_parameters", "_buffers"):
+            if name in own.get(holder, ()):
+                return own[holder][name]
+        if not name.startswith("_") and name in own.get("_hparams", ()):
+            return own["_hparams"][name]
+        inherited = getattr(super(), "__getattr__", None)
+        if inherited is not None:
+            return inherited(name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def remove_ignored_hparams(self, ignore_list: Iterable[str]) -> None:
         """Drop names from ``hparams``, e.g. those that a base class saved."""
@@ -160,9 +178,11 @@ def _to_mapping(hparams: Any) -> MutableMapping[str, Any]:
         return AttributeDict(hparams)
     if isinstance(hparams, MutableMapping):
         return hparams
+    expected = "save_hyperparameters takes names of arguments, a dict or a Namespace"
+    if isinstance(hparams, bool | int | float | str):
+        raise MisconfigurationException(f"Primitives {(bool, int, float, str)} are not allowed: {expected}.")
     raise MisconfigurationException(
-        f"Unsupported config type of {type(hparams)}: save_hyperparameters takes names of arguments, a dict or a "
-        "Namespace. Pass a dataclass as `dataclasses.asdict(...)`."
+        f"Unsupported config type of {type(hparams)}. {expected}. Pass a dataclass as `dataclasses.asdict(...)`."
     )
 
 
@@ -235,10 +255,11 @@ def load_init_kwargs(
         checkpoint: As read; it is not changed.
         hparams_file: A ``.yaml`` or ``.csv`` file whose hyperparameters take the place of those stored; None: stored.
         overrides: Arguments of the user's; they win over those stored. Where the stored hyperparameters are one
-            argument (a dict or Namespace), an override that is no argument itself replaces an entry of it.
+            argument (a dict or Namespace), an override is an entry of that too. Otherwise one that is no argument is
+            left out, with a warning.
 
     Raises:
-        MisconfigurationException: An override is no argument of ``__init__``; the file is missing or of another kind.
+        MisconfigurationException: The file is missing or of another kind.
     """
     stored = _stored_hparams(cls, checkpoint, hparams_file)
     stored = AttributeDict({key: value for key, value in stored.items() if key not in FROM_CONFIG})
@@ -250,66 +271,27 @@ def load_init_kwargs(
 
     as_argument = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME)
     if as_argument in names:
-        stored.update({key: value for key, value in overrides.items() if key not in names})
+        stored.update(overrides)
         return {as_argument: stored, **{key: value for key, value in overrides.items() if key in names or takes_any}}
-    if takes_any:
-        return {**stored, **overrides}
-    unknown = [key for key in overrides if key not in names]
+    arguments = {**stored, **overrides}
+    unknown = [] if takes_any else [key for key in overrides if key not in names]
     if unknown:
-        raise MisconfigurationException(
-            f"{cls.__name__}.__init__ takes no {', '.join(map(repr, unknown))}; its arguments are "
+        rank_zero_warn(
+            f"{cls.__name__}.__init__ takes no {', '.join(map(repr, unknown))}, which is left out; its arguments are "
             f"{', '.join(map(repr, names)) or 'none'}."
         )
-    return {**{key: value for key, value in stored.items() if key in names}, **overrides}
+    return {key: value for key, value in arguments.items() if takes_any or key in names}
 
 
 def _stored_hparams(
     cls: type[HasHyperparametersKeys], checkpoint: Mapping[str, Any], hparams_file: storage.PathOrURI | None
-) -> AttributeDict:
+) -> dict[str, Any]:
     if hparams_file is not None:
         return load_hparams_file(hparams_file)
-    return AttributeDict(checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY) or {})
-
-
-def load_hparams_file(path: storage.PathOrURI) -> AttributeDict:
-    """Hyperparameters from a ``hparams.yaml``, or from a ``.csv`` with the columns key and value.
-
-    Raises:
-        MisconfigurationException: There is no such file, or its name ends otherwise.
-    """
-    extension = str(path).lower().rpartition(".")[2]
-    if extension not in ("yaml", "yml", "csv"):
-        raise MisconfigurationException(f"hparams_file must be a .csv, .yml or .yaml file, not {path}.")
-    try:
-        with storage.open_read(path) as stream:
-            text = stream.read().decode()
-    except FileNotFoundError as error:
-        raise MisconfigurationException(f"hparams_file {path} does not exist.") from error
-    return AttributeDict(_parse_csv(text) if extension == "csv" else _parse_yaml(text))
-
-
-def _parse_csv(text: str) -> dict[str, Any]:
-    def convert(value: str) -> Any:
-        try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return value
-
-    rows = list(csv.reader(io.StringIO(text, newline="")))[1:]  # below the names of the columns
-    return {key: convert(value) for key, value in rows}
-
-
-def _parse_yaml(text: str) -> dict[str, Any]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """The safe loader, and tuples, which Lightning writes with a tag of Python's."""
-
-    def as_tuple(loader: Any, node: Any) -> tuple[Any, ...]:
-        return tuple(loader.construct_sequence(node, deep=True))
-
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", as_tuple)
-    return yaml.load(text, Loader) or {}
+    own = cls.CHECKPOINT_HYPER_PARAMS_KEY
+    keys = (*PAST_HPARAMS_KEYS, own) if own == "hyper_parameters" else (own,)
+    found = [stored for key in keys if isinstance(stored := checkpoint.get(key), Mapping)]
+    return {key: value for stored in found for key, value in stored.items()}
 
 
 if TYPE_CHECKING:
@@ -328,6 +310,9 @@ else:
             @functools.wraps(method)
             def refuse(*args: Any, **kwargs: Any) -> None:
                 name = f"{type(instance).__name__}.{method.__name__}"
-                raise TypeError(f"`{name}` makes a new object: call it on the class, and use what it returns.")
+                raise TypeError(
+                    f"The classmethod `{name}` cannot be called on an instance. Please call it on the class type and "
+                    "make sure the return value is used."
+                )
 
             return refuse

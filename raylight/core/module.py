@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from raylight.checkpoint import format as checkpoint_format
+from raylight.checkpoint import migrate
+from raylight.checkpoint.weights import load_weights, warn_of_differences
 from raylight.core.export import ExportMixin, properties_of
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, make_again
@@ -431,26 +433,39 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """A model with the hyperparameters and weights of a checkpoint file.
 
         Args:
-            checkpoint_path: A path or URI.
+            checkpoint_path: A path, a URI (``http(s)://`` included), or a seekable binary stream.
             map_location: As for ``torch.load``. None: the device each tensor was saved on, where it exists.
             hparams_file: A YAML or CSV file of hyperparameters, where the checkpoint has none.
             strict: Whether all names must match. None: ``strict_loading``.
-            weights_only: None or True; arbitrary objects are never unpickled.
+            weights_only: Makes no difference, False is warned about: a file never runs code.
             **kwargs: Arguments of ``__init__`` that take the place of stored ones.
 
         Raises:
             CheckpointError: The file is missing, broken or unsafe.
-            RuntimeError: Names or shapes do not match, as in torch.
+            WeightsMismatchError: Also a RuntimeError: names or shapes do not match.
+            ValueError: ``strict`` contradicts what the model has set itself.
+            TypeError: Called on an instance, or an argument of ``__init__`` is known neither here nor there.
         """
-        checkpoint_format.refuse_unsafe(weights_only)
-        checkpoint = checkpoint_format.load(checkpoint_path, map_location)
+        checkpoint_format.check_weights_only(weights_only)
+        checkpoint = migrate.load(checkpoint_path, map_location)
         model = make_again(cls, checkpoint, hparams_file, kwargs)
+        if strict is not None and model._strict_loading not in (None, strict):
+            raise ValueError(
+                f"You set `.load_from_checkpoint(..., strict={strict!r})` which is in conflict with "
+                f"`{cls.__name__}.strict_loading={model.strict_loading!r}. Please set the same value for both of them."
+            )
         if "configure_model" in _overridden(cls):
             model.configure_model()
         model.on_load_checkpoint(checkpoint)
-        model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading if strict is None else strict)
+        strict = model.strict_loading if strict is None else strict
+        keys = load_weights(model, checkpoint, strict)
+        if not strict:
+            warn_of_differences(keys)
+        if not checkpoint["state_dict"]:
+            rank_zero_warn(f"The state dict in {checkpoint_path!r} contains no parameters.")
+            return model
         first = next((value for value in checkpoint["state_dict"].values() if isinstance(value, Tensor)), None)
-        return model if first is None else model.to(first.device)
+        return model.to("cpu" if first is None else first.device)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**self.__dict__, "_trainer": None, "_run": None}

@@ -8,7 +8,8 @@
     │   └── UnpicklableError                          an object cannot travel to the workers
     ├── CheckpointError                               a checkpoint is broken, or not for this model
     │   ├── CheckpointNotFoundError (also FileNotFoundError)   there is none
-    │   └── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
+    │   ├── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
+    │   └── WeightsMismatchError (also RuntimeError)           its weights are those of another model
     ├── ResourceError                                 the cluster cannot give what the run asks for
     ├── WorkerError                                   a worker process is gone or the engine around it failed
     └── MissingNameError (also ModuleNotFoundError)   Lightning has a module or name that raylight lacks
@@ -51,6 +52,10 @@ class IncompleteCheckpointError(CheckpointError, KeyError):
     """A checkpoint holds weights only, and training cannot go on from these."""
 
     __str__ = Exception.__str__  # KeyError would show the message in quotes
+
+
+class WeightsMismatchError(CheckpointError, RuntimeError):
+    """The weights of a checkpoint are not those of the model; missing, unexpected and mis-shaped ones are named."""
 
 
 class ResourceError(RaylightError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.base import Callback
 from raylight.checkpoint import format as checkpoint_format
-from raylight.checkpoint import progress
+from raylight.checkpoint import migrate, progress
+from raylight.checkpoint.weights import load_weights
 from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.worker.listeners import overrides
@@ -90,44 +92,52 @@ def _callback_states(run: Run) -> dict[str, Any]:
 
 
 def read(run: Run) -> dict[str, Any] | None:
-    """The checkpoint that the call was told to start from; None without one."""
+    """The checkpoint that the call was told to start from, in today's form; None without one."""
     if run.job.ckpt_path is None:
         return None
     rank_zero_info(f"Restoring states from the checkpoint path at {run.job.ckpt_path}")
-    return run.strategy.load_checkpoint(run.job.ckpt_path)
+    return migrate.upgraded(run.strategy.load_checkpoint(run.job.ckpt_path), run.job.ckpt_path)
 
 
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, and the states of the datamodule and the callbacks."""
     model = run.model
     run.hooked.on_load_checkpoint(checkpoint)
-    model.load_state_dict(checkpoint["state_dict"], strict=model.strict_loading)
+    load_weights(model, checkpoint, model.strict_loading)
     datamodule = run.source.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
         run.hooked_data.load_state_dict(checkpoint[type(datamodule).__qualname__])
-    _restore_callbacks(run, checkpoint)
+    if checkpoint.get("callbacks") is not None:
+        _restore_callbacks(run, checkpoint)
 
 
 def _restore_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
-    states: dict[str, Any] = checkpoint.get("callbacks") or {}
-    run.of_callbacks("on_load_checkpoint", checkpoint)
-    left = set(states) - {callback.state_key for callback in run.callbacks}
+    states: dict[str, Any] = checkpoint["callbacks"]
+    left = set(states) - {key for callback in run.callbacks for key in _state_keys(callback)}
     if left:
         rank_zero_warn(
             "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided during "
             f"`Trainer` instantiation. Please add the following callbacks: {sorted(left)}."
         )
+    run.of_callbacks("on_load_checkpoint", checkpoint)
     for callback in run.callbacks:
-        if (state := states.get(callback.state_key)) is not None:
-            callback.load_state_dict(state)
+        state = next((states[key] for key in _state_keys(callback) if states.get(key)), None)
+        if state is not None:
+            callback.load_state_dict(copy.deepcopy(state))
+
+
+def _state_keys(callback: Callback) -> tuple[str, str]:
+    """Under which names a callback's state may stand; before Lightning 1.5 it was the class."""
+    return callback.state_key, type(callback).__qualname__
 
 
 def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
     """Optimizers, schedulers, loss scale, and the position."""
     if "optimizer_states" not in checkpoint or "lr_schedulers" not in checkpoint:
         raise IncompleteCheckpointError(
-            "Trying to restore training state but checkpoint contains only the model. It was saved with "
-            "weights_only=True: load the weights with load_from_checkpoint and call fit without ckpt_path."
+            "Trying to restore optimizer state but checkpoint contains only the model. This is probably due to "
+            "`ModelCheckpoint.save_weights_only` being set to `True`. To train on from its weights alone, load them "
+            "with `load_from_checkpoint` and call `fit` without `ckpt_path`: epochs and optimizers begin anew."
         )
     _check_count("optimizers", len(run.optimizers), len(checkpoint["optimizer_states"]))
     _check_count("learning-rate schedulers", len(run.lr_scheduler_configs), len(checkpoint["lr_schedulers"]))

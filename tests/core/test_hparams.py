@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import io
 import pickle
+import sys
 import threading
 import warnings
 from argparse import Namespace
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+import raylight
 from raylight.core.hparams import (
     AttributeDict,
     HyperparametersMixin,
     class_only,
-    load_hparams_file,
     load_init_kwargs,
+    make_again,
 )
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -362,7 +364,7 @@ def test_arrays_among_the_arguments() -> None:
     [
         (("lr", "widht"), "'widht', but __init__ has only the arguments 'width', 'lr'"),
         (({"a": 1}, "lr"), "either names of arguments, or one dict or Namespace; it got dict, str"),
-        ((3,), "Unsupported config type of <class 'int'>"),
+        ((3,), "Primitives .* are not allowed"),
         ((MappingProxyType({"a": 1}),), "Unsupported config type"),
     ],
 )
@@ -431,7 +433,13 @@ class Configured(Keys):
         (Variadic, "kwargs", {"width": 1, "a": 2}, {"b": 3}, {"width": 1, "a": 2, "b": 3}),
         (Variadic, "kwargs", {"a": 2, "_class_path": "x.Y", "_instantiator": "x.z"}, {}, {"a": 2}),
         (Configured, "conf", {"lr": 1}, {}, {"conf": {"lr": 1}}),
-        (Configured, "conf", {"lr": 1}, {"lr": 2, "verbose": True}, {"conf": {"lr": 2}, "verbose": True}),
+        (
+            Configured,
+            "conf",
+            {"lr": 1},
+            {"lr": 2, "verbose": True},
+            {"conf": {"lr": 2, "verbose": True}, "verbose": True},
+        ),
         (Configured, "conf", {"lr": 1}, {"conf": {"lr": 3}}, {"conf": {"lr": 3}}),
         (Configured, "renamed", {"conf": 1}, {}, {"conf": 1}),
     ],
@@ -457,58 +465,78 @@ def test_checkpoint_without_hyperparameters() -> None:
 
 
 def test_override_that_is_no_argument() -> None:
-    with pytest.raises(
-        MisconfigurationException, match="Plain.__init__ takes no 'widht'; its arguments are 'width', 'lr'"
-    ):
-        load_init_kwargs(Plain, {"hyper_parameters": {"width": 1}}, None, {"widht": 2})
+    with pytest.warns(UserWarning, match="Plain.__init__ takes no 'widht'.* its arguments are 'width', 'lr'"):
+        assert load_init_kwargs(Plain, {"hyper_parameters": {"width": 1}}, None, {"widht": 2}) == {"width": 1}
 
 
 def test_hparams_file_takes_the_place_of_what_is_stored(tmp_path: Path) -> None:
     (tmp_path / "hparams.yaml").write_text("lr: 0.5\nlayers: !!python/tuple\n- 1\n- - 2\nnested:\n  a: b\n")
     (tmp_path / "hparams.csv").write_text('key,value\nlr,0.5\nname,a b\nlayers,"(1, 2)"\n')
 
-    assert load_hparams_file(tmp_path / "hparams.yaml") == {"lr": 0.5, "layers": (1, [2]), "nested": {"a": "b"}}
-    assert load_hparams_file(tmp_path / "hparams.csv") == {"lr": 0.5, "name": "a b", "layers": (1, 2)}
     stored = {"hyper_parameters": {"width": 1, "lr": 0.1}}
     assert load_init_kwargs(Plain, stored, tmp_path / "hparams.yaml", {"width": 3}) == {"width": 3, "lr": 0.5}
 
 
-def test_empty_hparams_files(tmp_path: Path) -> None:
-    for name in ("a.yaml", "a.csv"):
-        (tmp_path / name).write_text("")
-        assert load_hparams_file(tmp_path / name) == {}
+def test_keys_of_the_first_versions() -> None:
+    checkpoint = {"hparams": {"width": 1}, "module_arguments": {"lr": 3}, "hparams_type": "Namespace"}
+
+    assert load_init_kwargs(Plain, checkpoint, None, {}) == {"width": 1, "lr": 3}
+    assert load_init_kwargs(Plain, {**checkpoint, "hyper_parameters": {"lr": 4}}, None, {}) == {"width": 1, "lr": 4}
 
 
-def test_hparams_file_as_lightning_writes_it(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pytorch_lightning.core.saving import save_hparams_to_tags_csv, save_hparams_to_yaml
-    hparams = {"lr": 0.5, "layers": (1, 2), "name": "a b", "flag": True}
-    save_hparams_to_yaml(tmp_path / "a.yaml", dict(hparams))
-    save_hparams_to_tags_csv(tmp_path / "a.csv", hparams)
-
-    assert load_hparams_file(tmp_path / "a.yaml") == hparams
-    assert load_hparams_file(tmp_path / "a.csv") == hparams
+class Net(Keys):
+    def __init__(self, width: int = 0) -> None:
+        self.width = width
 
 
-def test_hostile_yaml_runs_nothing(tmp_path: Path) -> None:
-    import yaml
+HOSTILE_HPARAMS = [
+    ({"_instantiator": "os.system"}, "instantiator 'os.system' .* is not in the allowlist"),
+    ({"_instantiator": ["os", "system"]}, "is not in the allowlist"),
+    (
+        {"_instantiator": "pytorch_lightning.cli.instantiate_module", "_class_path": "subprocess.Popen"},
+        "class 'subprocess.Popen' .* was blocked",
+    ),
+    (
+        {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": "antigravity.Net"},
+        "class 'antigravity.Net' .* was blocked",
+    ),
+]
 
-    canary = tmp_path / "canary"
-    (tmp_path / "a.yaml").write_text(f"lr: !!python/object/apply:os.mkdir [{canary}]\n")
 
-    with pytest.raises(yaml.constructor.ConstructorError):
-        load_hparams_file(tmp_path / "a.yaml")
+@pytest.mark.parametrize(("hparams", "message"), HOSTILE_HPARAMS)
+def test_a_file_does_not_choose_what_is_called(hparams: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_again(Net, {"hyper_parameters": {"width": 1, **hparams}}, None, {})
 
-    assert not canary.exists()
+    assert "antigravity" not in sys.modules
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("a.yaml", "does not exist"), ("a.json", "must be a .csv, .yml or .yaml")]
-)
-def test_unusable_hparams_file(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(MisconfigurationException, match=message):
-        load_hparams_file(tmp_path / name)
+def test_saved_values_are_attributes() -> None:
+    class Model(raylight.LightningModule):
+        batch_size = 2
+
+        def __init__(self, lr: float, batch_size: int, layer: Any, _hidden: int = 1) -> None:
+            super().__init__()
+            self.save_hyperparameters(ignore="layer")
+            self.layer = layer
+
+    class Data(raylight.LightningDataModule):
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    model = Model(lr=0.1, batch_size=8, layer=torch.nn.Linear(1, 1))
+    model.hparams["layer"] = "not this one"
+
+    assert (model.lr, model.batch_size, Data(5).size) == (0.1, 2, 5)
+    assert isinstance(model.layer, torch.nn.Linear)
+    assert model.layer.weight is next(model.parameters())
+    model.lr = 3
+    assert (model.lr, model.hparams.lr) == (3, 0.1)
+    assert copy.deepcopy(model).hparams == model.hparams
+    for owner, name in ((model, "missing"), (model, "_hidden"), (Data(5), "missing")):
+        with pytest.raises(AttributeError, match=f"object has no attribute '{name}'"):
+            getattr(owner, name)
 
 
 def test_class_only() -> None:
@@ -523,5 +551,5 @@ def test_class_only() -> None:
 
     assert type(Child.load(io.BytesIO())) is Child
     assert Child().load.__doc__ == "Read one."
-    with pytest.raises(TypeError, match=r"`Child\.load` makes a new object: call it on the class"):
+    with pytest.raises(TypeError, match=r"`Child\.load` cannot be called on an instance"):
         Child().load(io.BytesIO())

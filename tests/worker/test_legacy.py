@@ -284,7 +284,7 @@ def test_old_callback_hooks_get_their_arguments() -> None:
 
     trainer = fit(New(), callbacks=[Old()], limit_train_batches=1, limit_val_batches=1)
     assert seen == [("train", 0, 0), ("val", 0, 0), ("epoch", 1)]
-    trainer.predict(dataloaders=loader())
+    trainer.predict(trainer.lightning_module, loader())
     assert seen[-1] == ("predict", [BATCHES])
 
 

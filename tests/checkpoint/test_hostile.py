@@ -1,0 +1,295 @@
+"""Files made to run code: every reader refuses them, and nothing in them happens."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import http.server
+import importlib
+import io
+import operator
+import os
+import pickle
+import sys
+import threading
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import raylight
+from raylight.checkpoint import migrate
+from raylight.cli.main import main
+from raylight.utilities.exceptions import CheckpointError
+
+ACTS = (
+    "compile", "exec", "import", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.mkdir", "os.remove",
+    "os.rename", "subprocess.Popen", "socket.connect", "pickle.find_class", "shutil.rmtree", "ctypes.dlopen",
+)  # fmt: skip
+seen: list[str] | None = None
+
+
+def _watch(event: str, details: tuple[Any, ...]) -> None:
+    if seen is not None and event in ACTS:
+        seen.append(f"{event} {details[:2]!r:.200}")
+
+
+sys.addaudithook(_watch)  # there is no way to remove one
+
+
+@contextmanager
+def watched() -> Iterator[list[str]]:
+    """What is executed, imported, started or changed on disk within the block."""
+    global seen
+    seen = events = []
+    try:
+        yield events
+    finally:
+        seen = None
+
+
+class Call:
+    """Calls ``function`` when it is unpickled."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+class Attributes:
+    """A Namespace whose attributes are set by ``state``, whatever that is."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def __reduce__(self) -> Any:
+        return argparse.Namespace, (), self.state
+
+
+def saved(value: Any, path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(1)}, "callbacks": {}, "extra": value}, path)
+
+
+def with_command(path: Path, canary: Path) -> None:
+    saved(Call(os.system, f"touch {canary}"), path)
+
+
+def with_eval(path: Path, canary: Path) -> None:
+    saved(Call(eval, f"open({str(canary)!r}, 'w')"), path)
+
+
+def with_getattr(path: Path, canary: Path) -> None:
+    saved(Call(getattr, "text", "upper"), path)
+
+
+def with_attrgetter(path: Path, canary: Path) -> None:
+    saved(Call(operator.attrgetter, "system"), path)
+
+
+def with_partial(path: Path, canary: Path) -> None:
+    saved(functools.partial(os.mkdir, str(canary)), path)
+
+
+def with_import(path: Path, canary: Path) -> None:
+    saved(Call(importlib.import_module, "antigravity"), path)
+
+
+def with_object_array(path: Path, canary: Path) -> None:
+    saved(np.array([Call(os.mkdir, str(canary))], dtype=object), path)
+
+
+def with_slots_of_a_namespace(path: Path, canary: Path) -> None:
+    saved(Attributes((None, {"__class__": dict, "values": 1})), path)
+
+
+def with_called_callback(path: Path, canary: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pytorch_lightning.callbacks import ModelCheckpoint
+    saved(Call(ModelCheckpoint, str(canary)), path)
+
+
+def with_a_key_that_calls(path: Path, canary: Path) -> None:
+    torch.save({"state_dict": {}, "callbacks": {Call(os.mkdir, str(canary)): 1}}, path)
+
+
+def nested_in_a_zip(path: Path, canary: Path) -> None:
+    inner = io.BytesIO()
+    torch.save({"state_dict": Call(os.mkdir, str(canary))}, inner)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", inner.getvalue())
+
+
+def as_torchscript(path: Path, canary: Path) -> None:
+    with_command(path, canary)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/constants.pkl", pickle.dumps(()))
+
+
+def as_bare_pickle(path: Path, canary: Path) -> None:
+    path.write_bytes(pickle.dumps({"state_dict": Call(os.mkdir, str(canary))}, protocol=2))
+
+
+CORPUS = [
+    with_command, with_eval, with_getattr, with_attrgetter, with_partial, with_import, with_object_array,
+    with_slots_of_a_namespace, with_called_callback, with_a_key_that_calls, nested_in_a_zip, as_torchscript,
+    as_bare_pickle,
+]  # fmt: skip
+
+
+class Model(raylight.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.w * batch.sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return batch
+
+    def loader(self) -> Any:
+        return [torch.ones(1)]
+
+    train_dataloader = val_dataloader = test_dataloader = predict_dataloader = loader
+
+
+def quiet_trainer() -> raylight.Trainer:
+    return raylight.Trainer(
+        accelerator="cpu", devices=1, launcher="local", logger=False, enable_checkpointing=False, max_epochs=1,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+
+
+def through_trainer(method: str) -> Callable[[Path], Any]:
+    return lambda path: getattr(quiet_trainer(), method)(Model(), ckpt_path=path)
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> Iterator[Callable[[Any], Path]]:
+    """Writes one of the corpus; at the end, what it would have made must not be there."""
+    canary = tmp_path / "canary"
+
+    def make(write: Callable[[Path, Path], None]) -> Path:
+        write(tmp_path / "hostile.ckpt", canary)
+        return tmp_path / "hostile.ckpt"
+
+    yield make
+    assert not canary.exists()
+    assert "antigravity" not in sys.modules
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _all_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Reading imports parts of torch once; what is imported afterwards would be the file's doing."""
+    path = tmp_path_factory.mktemp("good") / "good.ckpt"
+    saved(argparse.Namespace(a=np.ones(1), b=Path("a")), path)
+    migrate.load(path)
+    with pytest.raises(CheckpointError):
+        migrate.load(io.BytesIO(b""))
+
+
+@pytest.mark.parametrize("write", CORPUS, ids=lambda write: write.__name__)
+def test_nothing_happens(write: Any, make_file: Any) -> None:
+    path = make_file(write)
+    stream = io.BytesIO(path.read_bytes())
+
+    with watched() as events, pytest.raises(CheckpointError):
+        migrate.load(path)
+    with watched() as of_stream, pytest.raises(CheckpointError):
+        migrate.load(stream)
+
+    assert events + of_stream == []
+
+
+def test_the_watch_sees_what_is_done(tmp_path: Path) -> None:
+    with watched() as events:
+        pickle.loads(pickle.dumps(Call(os.mkdir, str(tmp_path / "canary"))))
+    assert any("os.mkdir" in event for event in events)
+
+
+NAMING = [each for each in CORPUS if each not in (nested_in_a_zip, as_torchscript)]
+
+
+@pytest.mark.parametrize("write", NAMING, ids=lambda write: write.__name__)
+def test_name_and_remedy_are_told(write: Any, make_file: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"restoring .* would run code .*add_safe_globals"):
+        migrate.load(make_file(write))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        through_trainer("fit"),
+        through_trainer("validate"),
+        through_trainer("test"),
+        through_trainer("predict"),
+        Model.load_from_checkpoint,
+        raylight.LightningDataModule.load_from_checkpoint,
+    ],
+    ids=["fit", "validate", "test", "predict", "model", "datamodule"],
+)
+def test_every_reader_refuses(read: Any, make_file: Any) -> None:
+    for write in (with_command, with_getattr, as_bare_pickle):
+        with pytest.raises(CheckpointError, match="would run code"):
+            read(make_file(write))
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"], ["upgrade"]])
+def test_command_line_refuses(command: list[str], make_file: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_file(with_command)
+    content = path.read_bytes()
+
+    assert main(["ckpt", *command, str(path)]) == 2
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "would run code" in printed.err
+    assert path.read_bytes() == content
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_file_behind_a_url(make_file: Any) -> None:
+    """Lightning trusts what a URL gives; here it is read as any other file."""
+    path = make_file(with_command)
+    handler = functools.partial(_Quiet, directory=str(path.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(CheckpointError, match="would run code"):
+            Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/{path.name}")
+        torch.save({"state_dict": {"w": torch.zeros(1)}}, path)
+        assert Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/{path.name}").w.item() == 0
+        with pytest.raises(FileNotFoundError, match="no checkpoint at http"):
+            Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/missing.ckpt")
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("key", ["_instantiator", "_class_path"])
+def test_names_in_hyperparameters_are_not_called(key: str, tmp_path: Path) -> None:
+    hparams = {"_instantiator": "raylight.cli.instantiate_module", key: "antigravity.fly"}
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": hparams}, tmp_path / "a.ckpt")
+
+    with pytest.raises(ValueError, match="'antigravity.fly' .* was blocked to prevent arbitrary code execution"):
+        Model.load_from_checkpoint(tmp_path / "a.ckpt")
+
+    assert "antigravity" not in sys.modules
