@@ -48,18 +48,26 @@ def choose(
 
 
 def _default(trainer: TrainerView, fn: TrainerFn, model_given: bool) -> str | None:
-    which = None
-    if fn == TrainerFn.FITTING and _saved_on_exception(trainer):
-        which = "last"
-    elif fn != TrainerFn.FITTING and not model_given:
-        which = "best"
-    if which is not None:
+    if fn == TrainerFn.FITTING:
+        return _default_of_fit(trainer)
+    if model_given:
+        return None
+    rank_zero_warn(
+        f"`.{fn}(ckpt_path=None)` was called without a model. The best model of the previous `fit` call will be used. "
+        f"You can pass `.{fn}(ckpt_path='best')` to use the best model or `.{fn}(ckpt_path='last')` to use the last "
+        "model. If you pass a value, this warning will be silenced."
+    )
+    return "best"
+
+
+def _default_of_fit(trainer: TrainerView) -> str | None:
+    path = _newest(trainer) if _saved_on_exception(trainer) else None
+    if path is not None:
         rank_zero_warn(
-            f"`.{fn}(ckpt_path=None)` was called without a model. The {which} model of the previous `fit` call will be "
-            f"used. You can pass `.{fn}(ckpt_path='best')` to use the best model or `.{fn}(ckpt_path='last')` to use "
-            "the last model. If you pass a value, this warning will be silenced."
+            f"`.fit(ckpt_path=None)` goes on from {path}, as the Trainer has an `OnExceptionCheckpoint`. Delete that "
+            "file, or give another `ckpt_path`, if this is not intended."
         )
-    return which
+    return path
 
 
 def _best(trainer: TrainerView, fn: TrainerFn) -> str:
@@ -88,19 +96,22 @@ def _best(trainer: TrainerView, fn: TrainerFn) -> str:
 
 
 def _last(trainer: TrainerView, fn: TrainerFn) -> str | None:
-    found = {callback.ckpt_path for callback in _saved_on_exception(trainer)}
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
-            found |= callback.find_last_checkpoints(trainer)
-    found = {path for path in found if path and storage.exists(path)}
-    if not found:
+    path = _newest(trainer)
+    if path is None:
         rank_zero_warn(
             f'.{fn}(ckpt_path="last") is set, but there is no last checkpoint available. No checkpoint will be loaded. '
             "HINT: Set `ModelCheckpoint(..., save_last=True)`."
         )
-        return None
-    newest: str = max(found, key=storage.modified)
-    return newest
+    return path
+
+
+def _newest(trainer: TrainerView) -> str | None:
+    """The newest of the files that callbacks call their last."""
+    found = {callback.ckpt_path for callback in _saved_on_exception(trainer)}
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            found |= callback.find_last_checkpoints(trainer)
+    return max((path for path in found if path and storage.exists(path)), key=storage.modified, default=None)
 
 
 def _saved_on_exception(trainer: TrainerView) -> list[Any]:

@@ -49,6 +49,7 @@ def with_test_step(side: Any) -> Any:
     return type("Tested", (side.Model,), {"test_step": lambda self, batch, batch_idx: None})()
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize("through", ["plugins", "strategy"])
 def test_own_checkpoint_io_does_everything(same_in_both: Any, through: str) -> None:
     def run(side: Any) -> Any:
