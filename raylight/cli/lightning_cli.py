@@ -46,6 +46,7 @@ from raylight.core.module import LightningModule
 from raylight.trainer import Trainer
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.import_policy import ImportPolicy
+from raylight.utilities.old_arguments import CLI_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.seed import seed_everything
 
@@ -109,6 +110,7 @@ class LightningCLI:
     datamodule: LightningDataModule | None
     trainer: Trainer
 
+    @understands(CLI_ARGUMENTS)
     def __init__(
         self,
         model_class: type[LightningModule] | Callable[..., LightningModule] | None = None,

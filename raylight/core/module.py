@@ -17,6 +17,7 @@ from raylight.checkpoint.weights import load_weights, warn_of_differences
 from raylight.core.export import ExportMixin, properties_of
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, make_again
+from raylight.core.legacy import OldAttributes
 from raylight.core.model_hooks import ModelHooks
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
 
 
-class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, nn.Module):
+class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, OldAttributes, nn.Module):
     """A model that knows how to train itself: override ``training_step`` and ``configure_optimizers`` at least.
 
     Example::
@@ -199,13 +200,17 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
             )
         self._attached_run().backward(loss, *args, **kwargs)
 
-    def toggle_optimizer(self, optimizer: Optimizer) -> None:
-        """Let gradients flow only to the parameters of ``optimizer``; ``untoggle_optimizer`` undoes it."""
+    def toggle_optimizer(self, optimizer: Optimizer, optimizer_idx: int | None = None) -> None:
+        """Let gradients flow only to the parameters of ``optimizer``; ``untoggle_optimizer`` undoes it.
+
+        ``optimizer_idx`` is Lightning 1.x's and says nothing that ``optimizer`` does not.
+        """
         self._attached_run().toggle_optimizer(optimizer)
 
-    def untoggle_optimizer(self, optimizer: Optimizer) -> None:
-        """Undo ``toggle_optimizer``."""
-        self._attached_run().untoggle_optimizer(optimizer)
+    def untoggle_optimizer(self, optimizer: Optimizer | int) -> None:
+        """Undo ``toggle_optimizer``, of an optimizer or, as in Lightning 1.x, of the one of that index."""
+        run = self._attached_run()
+        run.untoggle_optimizer(run.optimizers[optimizer] if isinstance(optimizer, int) else optimizer)
 
     @contextlib.contextmanager
     def toggled_optimizer(self, optimizer: Optimizer) -> Iterator[None]:

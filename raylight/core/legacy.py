@@ -1,0 +1,63 @@
+"""What models of Lightning 1.x call on themselves, found where a model has nothing of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raylight.utilities.rank_zero import rank_zero_deprecation
+
+
+def _summarize(model: Any) -> Callable[..., Any]:
+    def summarize(mode: str | None = "top", max_depth: int | None = None) -> Any:
+        from raylight.utilities.model_summary import ModelSummary
+
+        if max_depth is None:
+            max_depth = {"top": 1, "full": -1}.get(mode or "", 0)
+        return ModelSummary(model, max_depth=max_depth)
+
+    return summarize
+
+
+def _grad_norm(model: Any) -> Callable[..., Any]:
+    def norms(norm_type: float | str, group_separator: str = "/") -> Any:
+        from raylight.utilities.grads import grad_norm
+
+        return grad_norm(model, norm_type, group_separator)
+
+    return norms
+
+
+def _bar_items(model: Any) -> Callable[[], dict[str, Any]]:
+    def items() -> dict[str, Any]:
+        version = getattr(model.logger, "version", None)
+        return {} if version is None else {"v_num": version}
+
+    return items
+
+
+OLD_ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "summarize": (_summarize, "raylight.utilities.model_summary.ModelSummary(model, max_depth=1)"),
+    "grad_norm": (_grad_norm, "raylight.utilities.grads.grad_norm(self, norm_type)"),
+    "get_progress_bar_dict": (_bar_items, "get_metrics of a progress bar callback"),
+    "datamodule": (lambda model: model.trainer.datamodule, "self.trainer.datamodule"),
+    "use_amp": (
+        lambda model: model._trainer is not None and model.trainer.precision.endswith("mixed"),
+        "self.trainer.precision",
+    ),
+}
+"""Name -> its value, and what to use instead."""
+
+
+class OldAttributes:
+    """Serves ``OLD_ATTRIBUTES``, each with a notice; what a model or its hyperparameters define comes first."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)  # type: ignore[misc]
+        except AttributeError:
+            if name not in OLD_ATTRIBUTES:
+                raise
+        value, instead = OLD_ATTRIBUTES[name]
+        rank_zero_deprecation(f"`{type(self).__name__}.{name}` is Lightning 1.x: use {instead}.", stacklevel=7)
+        return value(self)
