@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
+from raylight.callbacks.legacy import tell_of_init
 from raylight.checkpoint import storage
 from raylight.checkpoint.format import check_weights_only
 from raylight.config import legacy
@@ -115,6 +116,7 @@ class Trainer(TrainerView):
         self.profiler = make_profiler(self.config.profiler)
         tell(self.config)
         warn_of_unknown_hooks(self.callbacks)
+        tell_of_init(self.callbacks, self)
 
     def _equip(self) -> None:
         """Make the strategy and what belongs to it. Workers of Ray's make theirs; this one is for whoever asks before.

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from raylight.utilities.rank_zero import rank_zero_deprecation
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TODAY: dict[str, tuple[str, ...]] = {
+    "optimizer_step": ("epoch", "batch_idx", "optimizer", "optimizer_closure"),
+    "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer"),
+    "configure_gradient_clipping": ("optimizer", "gradient_clip_val", "gradient_clip_algorithm"),
+    "lr_scheduler_step": ("scheduler", "metric"),
+}
+"""Methods of a model that the loops call, and their arguments."""
+BEFORE: dict[str, tuple[str, ...]] = {
+    "optimizer_step": (
+        "epoch", "batch_idx", "optimizer", "optimizer_idx", "optimizer_closure", "on_tpu", "using_native_amp",
+        "using_lbfgs",
+    ),
+    "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer", "optimizer_idx"),
+    "configure_gradient_clipping": ("optimizer", "optimizer_idx", "gradient_clip_val", "gradient_clip_algorithm"),
+    "lr_scheduler_step": ("scheduler", "optimizer_idx", "metric"),
+}  # fmt: skip
+"""The same in 1.x."""
+
+
+def takes_old_arguments(method: F) -> F:
+    """Decorate a method of ``TODAY`` to take the arguments of ``BEFORE`` too, as ``super()`` is given them."""
+    today, before = TODAY[method.__name__], BEFORE[method.__name__]
+    gone = set(before) - set(today)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) + len(kwargs) <= len(today) and gone.isdisjoint(kwargs):
+            return method(self, *args, **kwargs)
+        given = {**dict(zip(before, args, strict=False)), **kwargs}
+        return method(self, **{name: value for name, value in given.items() if name not in gone})
+
+    return call  # type: ignore[return-value]
 
 
 def _summarize(model: Any) -> Callable[..., Any]:

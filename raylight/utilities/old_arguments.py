@@ -43,7 +43,7 @@ def _translate(function: Any, name: str, today: str | Translation, kwargs: dict[
     for argument, meant in new.items():
         if kwargs.get(argument, meant) is not meant and kwargs[argument] != meant:
             raise MisconfigurationException(
-                f"`{argument}` and its old form `{name}` are both given: leave `{name}` out."
+                f"Both `{argument}` and its old form `{name}` are given: leave `{name}` out."
             )
     kwargs.update(new)
     written = ", ".join(f"{argument}=..." for argument in new)

@@ -93,6 +93,9 @@ def old_attribute(trainer: TrainerView, name: str) -> Any:
     Raises:
         AttributeError: Lightning 1.x had none of that name either, or nothing corresponds to it.
     """
+    own = getattr(type(trainer), name, None)
+    if isinstance(own, property):
+        return own.__get__(trainer)  # it raised AttributeError, whose message would be lost
     if name in OLD_ATTRIBUTES:
         value, instead = OLD_ATTRIBUTES[name]
         rank_zero_deprecation(f"`trainer.{name}` is Lightning 1.x: use {instead}.", stacklevel=7)

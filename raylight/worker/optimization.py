@@ -251,8 +251,8 @@ def _train_batch_with_each(run: Run, train: Callable[..., Any], step: Step, batc
 def _at_work(run: Run, index: int) -> Iterator[None]:
     run.optimizer_idx = index
     optimizer = run.optimizers[index]
-    run.toggle_optimizer(optimizer)
+    legacy.toggle(run, optimizer, index)
     try:
         yield
     finally:
-        run.untoggle_optimizer(optimizer)
+        legacy.untoggle(run, optimizer, index)
