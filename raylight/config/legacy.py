@@ -211,10 +211,16 @@ def _strategy_as_accelerator(value: Any, flags: Flags) -> Flags | None:
     return {**(_old_strategy(value, flags) or {"strategy": value}), **device}
 
 
+def _is_strategy(plugin: Any) -> bool:
+    if isinstance(plugin, str):
+        return plugin in {*SAME_AS_DDP, *RENAMED_STRATEGIES, *GONE_STRATEGIES, *STRATEGIES_AS_ACCELERATOR}
+    return hasattr(plugin, "strategy_name")
+
+
 def _plugins(value: Any, flags: Flags) -> Flags | None:
     """Before 1.7 a strategy, or its name, could be among the plugins."""
     given = list(value) if isinstance(value, list | tuple) else [value]
-    strategies = [each for each in given if isinstance(each, str) or hasattr(each, "strategy_name")]
+    strategies = [each for each in given if _is_strategy(each)]
     if not strategies:
         return None
     if len(strategies) > 1:

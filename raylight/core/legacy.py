@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from raylight.utilities.rank_zero import rank_zero_deprecation
+from raylight.utilities.signatures import has_argument
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +43,24 @@ def takes_old_arguments(method: F) -> F:
         return method(self, **{name: value for name, value in given.items() if name not in gone})
 
     return call  # type: ignore[return-value]
+
+
+def toggle(run: Any, optimizer: Any, index: int) -> None:
+    """``toggle_optimizer`` through the model's own method, where it has one, with the arguments that it takes."""
+    if not run.overrides("toggle_optimizer"):
+        run.toggle_optimizer(optimizer)
+        return
+    method: Callable[..., None] = run.model.toggle_optimizer
+    method(optimizer, index) if has_argument(method, "optimizer_idx") else method(optimizer)
+
+
+def untoggle(run: Any, optimizer: Any, index: int) -> None:
+    """Likewise ``untoggle_optimizer``, which in 1.x took the index."""
+    if not run.overrides("untoggle_optimizer"):
+        run.untoggle_optimizer(optimizer)
+        return
+    method: Callable[..., None] = run.model.untoggle_optimizer
+    method(index if has_argument(method, "optimizer_idx") else optimizer)
 
 
 def _summarize(model: Any) -> Callable[..., Any]:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from raylight.callbacks.legacy import OLD_HOOKS, old_listener
 from raylight.core.legacy import BEFORE, TODAY
 from raylight.utilities.exceptions import MisconfigurationException
@@ -76,7 +78,9 @@ def end_epoch(run: Run, name: str, outputs: list[Any]) -> None:
     outer, run.metrics.hook = run.metrics.hook, hook
     returned = getattr(run.model, hook)(outputs)
     run.metrics.hook = outer
-    if returned is not None:
+    if returned is not None and name != "training":
+        rank_zero_warn(f"What `{hook}` returns is not used, as in Lightning 1.x since 1.2: log it with self.log.")
+    elif returned is not None:
         raise MisconfigurationException(
             f"`{hook}` expects a return of None. HINT: remove the return statement in `{hook}`; use self.log."
         )
@@ -137,7 +141,7 @@ def _adapted(run: Run, name: str) -> Callable[..., Any]:
             **dict(zip(TODAY[name], args, strict=False)),
             "on_tpu": False,
             "using_native_amp": run.precision.has_context,
-            "using_lbfgs": run.needs_closure,
+            "using_lbfgs": isinstance(run.optimizers[run.optimizer_idx], torch.optim.LBFGS),
         }
         values["optimizer_idx"] = _index(run, values)
         return hooked(*[values[argument] for argument in BEFORE[name][:count]])
@@ -152,24 +156,6 @@ def backward_arguments(run: Run) -> Callable[[], tuple[Any, ...]]:
         return tuple
     rank_zero_deprecation("`backward(loss, optimizer, optimizer_idx)` is Lightning 1.x: take (loss).")
     return lambda: (run.optimizers[run.optimizer_idx], run.optimizer_idx)
-
-
-def toggle(run: Run, optimizer: Any, index: int) -> None:
-    """``toggle_optimizer`` through the model's own method, where it has one, with the arguments that it takes."""
-    if not run.overrides("toggle_optimizer"):
-        run.toggle_optimizer(optimizer)
-        return
-    method: Callable[..., None] = run.model.toggle_optimizer
-    method(optimizer, index) if has_argument(method, "optimizer_idx") else method(optimizer)
-
-
-def untoggle(run: Run, optimizer: Any, index: int) -> None:
-    """Likewise ``untoggle_optimizer``, which in 1.x took the index."""
-    if not run.overrides("untoggle_optimizer"):
-        run.untoggle_optimizer(optimizer)
-        return
-    method: Callable[..., None] = run.model.untoggle_optimizer
-    method(index if has_argument(method, "optimizer_idx") else optimizer)
 
 
 def _index(run: Run, values: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from raylight.core.legacy import toggle, untoggle
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.signatures import accepts, has_argument, requires
@@ -251,8 +252,8 @@ def _train_batch_with_each(run: Run, train: Callable[..., Any], step: Step, batc
 def _at_work(run: Run, index: int) -> Iterator[None]:
     run.optimizer_idx = index
     optimizer = run.optimizers[index]
-    legacy.toggle(run, optimizer, index)
+    toggle(run, optimizer, index)
     try:
         yield
     finally:
-        legacy.untoggle(run, optimizer, index)
+        untoggle(run, optimizer, index)

@@ -12,11 +12,11 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from raylight.core import legacy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 from raylight.utilities.signatures import count_positional, has_argument
 from raylight.utilities.types import LRSchedulerConfig
-from raylight.worker import legacy
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
