@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _can_be_used(index: int) -> bool:
     return True
 
 
-def __getattr__(name: str) -> NoReturn:
+def __getattr__(name: str) -> Any:
     if name == "XLAAccelerator":
         raise ImportError("raylight has no XLAAccelerator, as it does not run on TPUs: use accelerator='cpu' or 'gpu'.")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return lazy_names(__name__)(name)

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
+from raylight.callbacks.legacy import tell_of_init
 from raylight.checkpoint import storage
 from raylight.checkpoint.format import check_weights_only
 from raylight.config import legacy
@@ -48,6 +49,7 @@ from raylight.tuner.tuning import Tuner, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.old_arguments import understands
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
 from raylight.worker.ckpt_path import choose as choose_ckpt_path
@@ -114,6 +116,7 @@ class Trainer(TrainerView):
         self.profiler = make_profiler(self.config.profiler)
         tell(self.config)
         warn_of_unknown_hooks(self.callbacks)
+        tell_of_init(self.callbacks, self)
 
     def _equip(self) -> None:
         """Make the strategy and what belongs to it. Workers of Ray's make theirs; this one is for whoever asks before.
@@ -184,6 +187,7 @@ class Trainer(TrainerView):
 
     # ------------------------------------------------------------------------------------------------ methods
 
+    @understands({"train_dataloader": "train_dataloaders"})
     def fit(
         self,
         model: LightningModule,
@@ -212,6 +216,7 @@ class Trainer(TrainerView):
         data = self._source(datamodule, train=train_dataloaders, val=val_dataloaders)
         self._execute(TrainerFn.FITTING, model, data, ckpt_path, weights_only)
 
+    @understands({"val_dataloaders": "dataloaders"})
     def validate(
         self,
         model: LightningModule | None = None,
@@ -235,6 +240,7 @@ class Trainer(TrainerView):
         """
         return self._evaluate(TrainerFn.VALIDATING, model, dataloaders, ckpt_path, verbose, datamodule, weights_only)
 
+    @understands({"test_dataloaders": "dataloaders"})
     def test(
         self,
         model: LightningModule | None = None,
@@ -290,6 +296,12 @@ class Trainer(TrainerView):
         outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned)
         return outcome.predictions if returned else None
 
+    @property
+    def tuner(self) -> Tuner:
+        """Searches with this Trainer, as in Lightning 1.x; today ``Tuner(trainer)``."""
+        return Tuner(self)
+
+    @understands({"train_dataloader": "train_dataloaders"})
     def tune(
         self,
         model: LightningModule,

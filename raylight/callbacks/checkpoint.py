@@ -26,6 +26,7 @@ from raylight.callbacks.checkpoint_triggers import check_triggers, saves_on_trai
 from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.checkpoint import storage
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.old_arguments import CHECKPOINT_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class ModelCheckpoint(Checkpoint):
     kth_value: Tensor
     current_score: Tensor | None
 
+    @understands(CHECKPOINT_ARGUMENTS)
     def __init__(
         self,
         dirpath: str | os.PathLike[str] | None = None,

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from raylight.callbacks.base import Callback
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.utilities.signatures import requires
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
@@ -157,7 +158,8 @@ class BaseFinetuning(Callback):
         trained_before = _trained(pl_module)
         for index, optimizer in enumerate(trainer.optimizers):
             known_groups = len(optimizer.param_groups)
-            self.finetune_function(pl_module, trainer.current_epoch, optimizer)
+            old = (index,) if requires(self.finetune_function, "opt_idx") else ()
+            self.finetune_function(pl_module, trainer.current_epoch, optimizer, *old)
             self._store(pl_module, index, known_groups, optimizer.param_groups)
         if _trained(pl_module) != trained_before:
             trainer.strategy.rewrap()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raylight.callbacks.base import HOOKS, Callback
+from raylight.callbacks.legacy import OLD_CALLBACK_HOOKS
 from raylight.utilities.exceptions import UnknownFlagError
 
 
@@ -23,7 +24,7 @@ class LambdaCallback(Callback):
     """
 
     def __init__(self, **hooks: Callable[..., Any] | None) -> None:
-        unknown = [name for name in hooks if name not in HOOKS]
+        unknown = [name for name in hooks if name not in (*HOOKS, *OLD_CALLBACK_HOOKS)]
         if unknown:
             raise UnknownFlagError(f"Unknown hooks: {', '.join(map(_with_guess, unknown))}.")
         for name, function in hooks.items():

@@ -1,7 +1,8 @@
-"""What flags of Lightning 1.x did inside the Trainer, as callbacks."""
+"""What flags of Lightning 1.x did inside the Trainer, as callbacks; and the hooks of 1.x."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +11,47 @@ from torch.optim import Optimizer
 
 from raylight.callbacks.base import Callback
 from raylight.utilities.grads import grad_norm
+from raylight.utilities.rank_zero import rank_zero_deprecation
+from raylight.utilities.signatures import count_required
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.worker.state import TrainerView
+
+
+OLD_HOOKS: dict[str, tuple[str, ...]] = {
+    "on_pretrain_routine_end": ("on_fit_start",),
+    "on_pretrain_routine_start": ("on_fit_start",),
+    "on_epoch_start": ("on_train_epoch_start", "on_validation_epoch_start", "on_test_epoch_start"),
+    "on_epoch_end": ("on_train_epoch_end", "on_validation_epoch_end", "on_test_epoch_end"),
+    "on_batch_start": ("on_train_batch_start",),
+    "on_batch_end": ("on_train_batch_end",),
+}
+"""Hooks of 1.x, of callbacks and models, and those of today that they are called beside: before these, or after where
+their name ends in "end"."""
+OLD_CALLBACK_HOOKS = ("on_init_start", "on_init_end", "on_keyboard_interrupt", *OLD_HOOKS)
+"""Hooks of 1.x that callbacks have."""
+
+
+def old_listener(owner: Any, hook: str, num_arguments: int) -> Callable[..., Any] | None:
+    """The method ``hook`` of a callback or model, with a notice; None without one that takes so many arguments."""
+    method: Callable[..., Any] | None = (
+        getattr(owner, hook, None) if hasattr(type(owner), hook) or hook in vars(owner) else None
+    )
+    if method is None or not callable(method) or count_required(method) != num_arguments:
+        return None
+    places = ", ".join(OLD_HOOKS.get(hook, ("on_exception",) if "interrupt" in hook else ("setup",)))
+    rank_zero_deprecation(f"`{type(owner).__name__}.{hook}` is a hook of Lightning 1.x: use {places}.")
+    return method
+
+
+def tell_of_init(callbacks: list[Any], trainer: TrainerView) -> None:
+    """Call ``on_init_start`` and ``on_init_end`` of the callbacks that have them; the Trainer is made."""
+    for hook in ("on_init_start", "on_init_end"):
+        for callback in callbacks:
+            method = old_listener(callback, hook, 1)
+            if method is not None:
+                method(trainer)
 
 
 class GradientNormLogger(Callback):

@@ -39,6 +39,7 @@ from raylight.cli.arguments import (
     ReduceLROnPlateau,
 )
 from raylight.cli.save_config import SaveConfigCallback
+from raylight.config import legacy
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.from_config import INSTANTIATOR, instantiate_module
 from raylight.core.hparams import given_hyperparameters
@@ -46,6 +47,7 @@ from raylight.core.module import LightningModule
 from raylight.trainer import Trainer
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.import_policy import ImportPolicy
+from raylight.utilities.old_arguments import CLI_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.seed import seed_everything
 
@@ -109,6 +111,7 @@ class LightningCLI:
     datamodule: LightningDataModule | None
     trainer: Trainer
 
+    @understands(CLI_ARGUMENTS)
     def __init__(
         self,
         model_class: type[LightningModule] | Callable[..., LightningModule] | None = None,
@@ -131,7 +134,7 @@ class LightningCLI:
         self.save_config_callback = save_config_callback
         self.save_config_kwargs = save_config_kwargs or {}
         self.trainer_class = trainer_class
-        self.trainer_defaults = trainer_defaults or {}
+        self.trainer_defaults = legacy.modernize(trainer_defaults or {})
         self.seed_everything_default = seed_everything_default
         self.parser_kwargs = parser_kwargs or {}
         self.parser_class = parser_class

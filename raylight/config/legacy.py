@@ -211,6 +211,34 @@ def _strategy_as_accelerator(value: Any, flags: Flags) -> Flags | None:
     return {**(_old_strategy(value, flags) or {"strategy": value}), **device}
 
 
+def _is_strategy(plugin: Any) -> bool:
+    if isinstance(plugin, str):
+        return plugin in {*SAME_AS_DDP, *RENAMED_STRATEGIES, *GONE_STRATEGIES, *STRATEGIES_AS_ACCELERATOR}
+    return hasattr(plugin, "strategy_name")
+
+
+def _plugins(value: Any, flags: Flags) -> Flags | None:
+    """Before 1.7 a strategy, or its name, could be among the plugins."""
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    strategies = [each for each in given if _is_strategy(each)]
+    if not strategies:
+        return None
+    if len(strategies) > 1:
+        raise MisconfigurationException(f"plugins={value!r} has several strategies: say strategy=... for one of them.")
+    strategy = strategies[0]
+    if isinstance(strategy, str):
+        strategy = (_old_strategy(strategy, flags) or {"strategy": strategy})["strategy"]
+    flags["strategy"] = strategy
+    left = [each for each in given if each not in strategies]
+    return {"strategy": strategy, "plugins": left or None}
+
+
+def _profiler(value: Any, flags: Flags) -> Flags | None:
+    if not isinstance(value, bool):
+        return None
+    return {"profiler": "simple" if value else None}
+
+
 def _distributed_backend(value: Any, flags: Flags) -> Flags:
     new = _strategy_as_accelerator(value, flags)
     if new is None:
@@ -318,6 +346,8 @@ OLD_VALUES: dict[str, OldFlag] = {
         "1.7", lambda v, flags: {"accelerator": "auto"} if v is None else _strategy_as_accelerator(v, flags)
     ),
     "strategy": OldFlag("2.0", _old_strategy),
+    "plugins": OldFlag("1.7", _plugins),
+    "profiler": OldFlag("1.4", _profiler),
     "devices": OldFlag("2.0", lambda value, flags: {"devices": "auto"} if value is None else None),
     "max_steps": OldFlag("1.7", lambda value, flags: {"max_steps": -1} if value is None else None),
 }

@@ -20,7 +20,7 @@ from raylight.core.from_config import INSTANTIATOR, instantiate_module, verify_o
 from raylight.core.saving import load_hparams_file
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.parsing import AttributeDict, collect_init_args
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 
 PAST_HPARAMS_KEYS = ("hparams", "module_arguments")
 """Where Lightning 0.7 kept a module's hyperparameters."""
@@ -98,6 +98,15 @@ class HyperparametersMixin:
         if not hasattr(self, "_hparams"):
             self._hparams = AttributeDict()
         return self._hparams
+
+    @hparams.setter
+    def hparams(self, hparams: Any) -> None:
+        rank_zero_deprecation("`self.hparams = ...` is Lightning 1.0: write `self.save_hyperparameters(...)`.")
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_code.co_name != "__init__":
+            frame = frame.f_back
+        self._hparams = AttributeDict()
+        self.save_hyperparameters(hparams, frame=frame)
 
     @property
     def hparams_initial(self) -> AttributeDict:

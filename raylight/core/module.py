@@ -17,6 +17,7 @@ from raylight.checkpoint.weights import load_weights, warn_of_differences
 from raylight.core.export import ExportMixin, properties_of
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, make_again
+from raylight.core.legacy import OldAttributes, takes_old_arguments
 from raylight.core.model_hooks import ModelHooks
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
 
 
-class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, nn.Module):
+class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, OldAttributes, nn.Module):
     """A model that knows how to train itself: override ``training_step`` and ``configure_optimizers`` at least.
 
     Example::
@@ -126,8 +127,11 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Compute the gradients of ``loss``, which is scaled where the precision scales it."""
+        if args and isinstance(args[0], Optimizer):  # Lightning 1.x named the optimizer, and its index, too
+            args = ()
         loss.backward(*args, **kwargs)
 
+    @takes_old_arguments
     def optimizer_step(
         self,
         epoch: int,
@@ -138,10 +142,12 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """Step ``optimizer``; the closure runs training_step, zero_grad and backward, and must be called once."""
         optimizer.step(closure=optimizer_closure)
 
+    @takes_old_arguments
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clear the gradients of ``optimizer``."""
         optimizer.zero_grad()
 
+    @takes_old_arguments
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Step ``scheduler``; ``metric`` is the monitored value, None where the scheduler monitors nothing."""
         if metric is None:
@@ -149,6 +155,7 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         else:
             scheduler.step(metric)
 
+    @takes_old_arguments
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -199,13 +206,17 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
             )
         self._attached_run().backward(loss, *args, **kwargs)
 
-    def toggle_optimizer(self, optimizer: Optimizer) -> None:
-        """Let gradients flow only to the parameters of ``optimizer``; ``untoggle_optimizer`` undoes it."""
+    def toggle_optimizer(self, optimizer: Optimizer, optimizer_idx: int | None = None) -> None:
+        """Let gradients flow only to the parameters of ``optimizer``; ``untoggle_optimizer`` undoes it.
+
+        ``optimizer_idx`` is Lightning 1.x's and says nothing that ``optimizer`` does not.
+        """
         self._attached_run().toggle_optimizer(optimizer)
 
-    def untoggle_optimizer(self, optimizer: Optimizer) -> None:
-        """Undo ``toggle_optimizer``."""
-        self._attached_run().untoggle_optimizer(optimizer)
+    def untoggle_optimizer(self, optimizer: Optimizer | int) -> None:
+        """Undo ``toggle_optimizer``, of an optimizer or, as in Lightning 1.x, of the one of that index."""
+        run = self._attached_run()
+        run.untoggle_optimizer(run.optimizers[optimizer] if isinstance(optimizer, int) else optimizer)
 
     @contextlib.contextmanager
     def toggled_optimizer(self, optimizer: Optimizer) -> Iterator[None]:

@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank, rank_zero_warn
 
@@ -394,3 +395,7 @@ def _plain_scalar(value: Any) -> Any:
         if isinstance(value, plain) and not isinstance(value, bool):
             return plain(value)
     return value
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)

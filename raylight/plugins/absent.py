@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any
+
+from raylight.utilities.aliases import lazy_names
 
 TPU = "raylight does not run on TPUs: use accelerator='cpu' or 'gpu'."
 INSTEAD = {
@@ -25,8 +27,8 @@ ENVIRONMENTS = (
 )
 
 
-def explain(module: str, name: str) -> NoReturn:
-    """The end of a module's ``__getattr__``.
+def explain(module: str, name: str) -> Any:
+    """A module's ``__getattr__``: a name of Lightning 1.x that has another one now.
 
     Raises:
         ImportError: The name is one of Lightning's; the message says what to do.
@@ -34,5 +36,5 @@ def explain(module: str, name: str) -> NoReturn:
     """
     instead = PLACED_BY_RAY if name in ENVIRONMENTS else INSTEAD.get(name)
     if instead is None:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return lazy_names(module)(name)
     raise ImportError(f"raylight has no {name}: {instead}")

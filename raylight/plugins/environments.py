@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import NoReturn
+from typing import Any
 
 from raylight.plugins.absent import PLACED_BY_RAY, explain
 
@@ -16,5 +16,5 @@ class ClusterEnvironment(ABC):  # noqa: B024  those that derive from it say what
     REFUSAL = f"A ClusterEnvironment has no place here: {PLACED_BY_RAY}"
 
 
-def __getattr__(name: str) -> NoReturn:
-    explain(__name__, name)
+def __getattr__(name: str) -> Any:
+    return explain(__name__, name)

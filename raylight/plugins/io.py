@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any
 
 from raylight.checkpoint.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from raylight.plugins.absent import explain
@@ -10,5 +10,5 @@ from raylight.plugins.absent import explain
 __all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
 
 
-def __getattr__(name: str) -> NoReturn:
-    explain(__name__, name)
+def __getattr__(name: str) -> Any:
+    return explain(__name__, name)

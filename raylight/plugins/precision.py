@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any
 
 from raylight.plugins.absent import explain
 from raylight.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
@@ -10,5 +10,5 @@ from raylight.precision import DoublePrecision, HalfPrecision, MixedPrecision, P
 __all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
 
 
-def __getattr__(name: str) -> NoReturn:
-    explain(__name__, name)
+def __getattr__(name: str) -> Any:
+    return explain(__name__, name)

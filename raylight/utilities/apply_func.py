@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.tree import map_leaves, to_device
 
 
@@ -37,3 +38,7 @@ def convert_tensors_to_scalars(data: Any) -> Any:
         return leaf.item()
 
     return map_leaves(item, data)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)

@@ -6,9 +6,11 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
+
+from raylight.utilities.aliases import lazy_names
 
 
 def is_shared_filesystem(strategy: Any, path: str | os.PathLike[str] | None = None, timeout: int = 3) -> bool:
@@ -48,3 +50,7 @@ def _appears(path: str, seconds: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)

@@ -7,6 +7,8 @@ ordinary module of that name; a target is imported when it is first asked for.
 
 from __future__ import annotations
 
+from raylight.utilities.old_import_paths import OLD_INSTEAD, OLD_PATHS
+
 
 def _modules(package: str, target: str, modules: str) -> dict[str, str]:
     """Modules of ``package`` whose names are all found in ``target``."""
@@ -121,3 +123,8 @@ INSTEAD: dict[str, str] = {
     **dict.fromkeys(["launchers", "LightningEnvironment", "SLURMEnvironment", "TorchElasticEnvironment"], _NO_LAUNCHER),
 }
 """What to use in place of a name, or of a module, that raylight does not have."""
+
+for _path, _old in OLD_PATHS.items():
+    _new = PATHS.get(_path)
+    PATHS[_path] = {**_old, **_new} if isinstance(_old, dict) and isinstance(_new, dict) else _old
+INSTEAD.update(OLD_INSTEAD)

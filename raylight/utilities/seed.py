@@ -6,11 +6,12 @@ import contextlib
 import os
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from raylight.utilities.aliases import lazy_names
 from raylight.utilities.rank_zero import log, rank, rank_zero_warn
 
 MAX_SEED = 2**32 - 1
@@ -117,3 +118,7 @@ def isolate_rng(include_cuda: bool = True) -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Optional, Protocol, TypeAlias, TypedDict, Union, runtime_checkable
+from typing import TYPE_CHECKING, Any, Optional, Protocol, TypeAlias, TypedDict, Union, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import NotRequired, Required
+
+from raylight.utilities.aliases import lazy_names
 
 # Unions are objects of ``typing``, as a script may evaluate them in annotations of its own.
 STEP_OUTPUT: TypeAlias = Optional[Union[Tensor, Mapping[str, Any]]]  # noqa: UP007, UP045
@@ -100,3 +102,7 @@ class _SizedIterable(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Any]: ...
+
+
+if not TYPE_CHECKING:
+    __getattr__ = lazy_names(__name__)

@@ -11,6 +11,7 @@ from raylight.checkpoint import migrate, progress
 from raylight.checkpoint.weights import load_weights
 from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.worker import legacy
 from raylight.worker.listeners import overrides
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     if datamodule is not None and (state := run.hooked_data.state_dict()):
         checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
-        run.of_callbacks("on_save_checkpoint", checkpoint)
+        for callback, returned in run.of_callbacks("on_save_checkpoint", checkpoint):
+            legacy.take_returned_state(callback, returned, checkpoint)
     run.hooked.on_save_checkpoint(checkpoint)
     return checkpoint
 
@@ -119,9 +121,12 @@ def _restore_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
             "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be provided during "
             f"`Trainer` instantiation. Please add the following callbacks: {sorted(left)}."
         )
-    run.of_callbacks("on_load_checkpoint", checkpoint)
+    with_own_state = [callback for callback in run.callbacks if legacy.wants_own_state(callback)]
+    run.of_callbacks("on_load_checkpoint", checkpoint, without=with_own_state)
     for callback in run.callbacks:
         state = next((states[key] for key in _state_keys(callback) if states.get(key)), None)
+        if state is not None and callback in with_own_state:
+            callback.on_load_checkpoint(run.trainer, run.model, copy.deepcopy(state))
         if state is not None:
             callback.load_state_dict(copy.deepcopy(state))
 

@@ -15,6 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from raylight.callbacks.legacy import OLD_HOOKS, old_listener
+from raylight.core.legacy import BEFORE, TODAY
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 from raylight.utilities.signatures import POSITIONAL, count_required, has_argument
@@ -23,34 +27,11 @@ if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.worker.run import Run
 
-TODAY: dict[str, tuple[str, ...]] = {
-    "optimizer_step": ("epoch", "batch_idx", "optimizer", "optimizer_closure"),
-    "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer"),
-    "configure_gradient_clipping": ("optimizer", "gradient_clip_val", "gradient_clip_algorithm"),
-    "lr_scheduler_step": ("scheduler", "metric"),
-}
-"""Methods of a model that the loops call, and their arguments."""
-BEFORE: dict[str, tuple[str, ...]] = {
-    "optimizer_step": (
-        "epoch", "batch_idx", "optimizer", "optimizer_idx", "optimizer_closure", "on_tpu", "using_native_amp",
-        "using_lbfgs",
-    ),
-    "optimizer_zero_grad": ("epoch", "batch_idx", "optimizer", "optimizer_idx"),
-    "configure_gradient_clipping": ("optimizer", "optimizer_idx", "gradient_clip_val", "gradient_clip_algorithm"),
-    "lr_scheduler_step": ("scheduler", "optimizer_idx", "metric"),
-}  # fmt: skip
-"""The same in 1.x."""
 OPTIMIZER_IDX = ("optimizer_idx", "opt_idx", "optimizer_i")
 
 REMOVED = {
     "get_progress_bar_dict": "override get_metrics of a progress bar callback",
     "tbptt_split_batch": "split the batch in training_step, with manual optimization",
-    "on_epoch_start": "use on_train_epoch_start, on_validation_epoch_start, on_test_epoch_start",
-    "on_epoch_end": "use on_train_epoch_end, on_validation_epoch_end, on_test_epoch_end",
-    "on_batch_start": "use on_train_batch_start",
-    "on_batch_end": "use on_train_batch_end",
-    "on_pretrain_routine_start": "use on_fit_start",
-    "on_pretrain_routine_end": "use on_fit_start",
     "on_train_dataloader": "use setup or train_dataloader",
     "on_val_dataloader": "use setup or val_dataloader",
     "on_test_dataloader": "use setup or test_dataloader",
@@ -97,7 +78,9 @@ def end_epoch(run: Run, name: str, outputs: list[Any]) -> None:
     outer, run.metrics.hook = run.metrics.hook, hook
     returned = getattr(run.model, hook)(outputs)
     run.metrics.hook = outer
-    if returned is not None:
+    if returned is not None and name != "training":
+        rank_zero_warn(f"What `{hook}` returns is not used, as in Lightning 1.x since 1.2: log it with self.log.")
+    elif returned is not None:
         raise MisconfigurationException(
             f"`{hook}` expects a return of None. HINT: remove the return statement in `{hook}`; use self.log."
         )
@@ -158,7 +141,7 @@ def _adapted(run: Run, name: str) -> Callable[..., Any]:
             **dict(zip(TODAY[name], args, strict=False)),
             "on_tpu": False,
             "using_native_amp": run.precision.has_context,
-            "using_lbfgs": run.needs_closure,
+            "using_lbfgs": isinstance(run.optimizers[run.optimizer_idx], torch.optim.LBFGS),
         }
         values["optimizer_idx"] = _index(run, values)
         return hooked(*[values[argument] for argument in BEFORE[name][:count]])
@@ -210,6 +193,52 @@ def with_old_argument(run: Run, hook: str, listener: Callable[..., Any], require
         return listener(*args) if len(args) > count else listener(*args, value(run))
 
     return called
+
+
+def add_old_hooks(run: Run, listeners: dict[str, list[Callable[..., Any]]]) -> None:
+    """Have the hooks of old called beside those that took their place: of the callbacks first, then of the model."""
+    for old, places in OLD_HOOKS.items():
+        called = [
+            functools.partial(run.recorder.call(_action(callback, old), method), run.trainer, run.model)
+            for callback in run.callbacks
+            if (method := old_listener(callback, old, 2)) is not None
+        ]
+        if old_listener(run.model, old, 0) is not None:
+            called.append(getattr(run.hooked, old))
+        for place in places if called else ():
+            silent: list[Callable[..., Any]] = [functools.partial(_without_arguments, each) for each in called]
+            first, last = (listeners[place], silent) if old.endswith("end") else (silent, listeners[place])
+            listeners[place] = [*first, *last]
+
+
+def _action(callback: Any, hook: str) -> str:
+    return f"[Callback]{callback.state_key}.{hook}"
+
+
+def _without_arguments(listener: Callable[[], Any], *args: Any) -> None:
+    listener()
+
+
+def tell_of_interrupt(run: Run) -> None:
+    """Call ``on_keyboard_interrupt`` of the callbacks that have it."""
+    for callback in run.callbacks:
+        method = old_listener(callback, "on_keyboard_interrupt", 2)
+        if method is not None:
+            method(run.trainer, run.model)
+
+
+def take_returned_state(callback: Any, returned: Any, checkpoint: dict[str, Any]) -> None:
+    """What ``on_save_checkpoint`` of a callback returned was its state, before ``state_dict`` existed."""
+    if returned:
+        rank_zero_deprecation(
+            f"`{type(callback).__name__}.on_save_checkpoint` returns a state, which is Lightning 1.x: use `state_dict`."
+        )
+        checkpoint["callbacks"][callback.state_key] = returned
+
+
+def wants_own_state(callback: Any) -> bool:
+    """Whether ``on_load_checkpoint`` of a callback is to be given its own state, not the whole checkpoint."""
+    return has_argument(callback.on_load_checkpoint, "callback_state")
 
 
 def needs_outputs(listeners: dict[str, list[Callable[..., Any]]]) -> bool:

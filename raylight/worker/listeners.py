@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from raylight.callbacks.base import HOOKS, Callback
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.callbacks.early_stopping import EarlyStopping
+from raylight.callbacks.legacy import OLD_CALLBACK_HOOKS
 from raylight.core.module import LightningModule
 from raylight.strategies import Strategy
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.signatures import count_required
-from raylight.worker.legacy import with_old_argument
+from raylight.worker.legacy import add_old_hooks, with_old_argument
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run
-
-if TYPE_CHECKING:
-    pass
 
 Listener = Callable[..., Any]
 
@@ -59,6 +57,7 @@ def collect(run: Run) -> dict[str, list[Listener]]:
             listeners[hook].append(with_old_argument(run, hook, getattr(run.hooked, hook), count_required(own)))
         if overrides(strategy, hook, Strategy) or (recorder.records and hasattr(strategy, hook)):
             _add_silent(listeners[hook], getattr(recorder.hooks("Strategy", strategy), hook))
+    add_old_hooks(run, listeners)
     return listeners
 
 
@@ -122,7 +121,7 @@ def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
         unknown = [
             name
             for name, value in vars(type(callback)).items()
-            if name.startswith("on_") and name not in HOOKS and inspect.isfunction(value)
+            if name.startswith("on_") and name not in (*HOOKS, *OLD_CALLBACK_HOOKS) and inspect.isfunction(value)
         ]
         if unknown and type(callback).__module__.partition(".")[0] not in (
             "raylight",

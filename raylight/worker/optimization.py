@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from raylight.core.legacy import toggle, untoggle
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.utilities.signatures import accepts, has_argument, requires
@@ -234,27 +235,25 @@ def active_optimizers(run: Run, batch_idx: int) -> list[int]:
     return [next(i for i, end in enumerate(itertools.accumulate(run.frequencies)) if place < end)]
 
 
-def _train_batch_with_each(
-    run: Run, train: Callable[..., Any], step: Step, batch: Any, batch_idx: int
-) -> list[Any] | Any:
+def _train_batch_with_each(run: Run, train: Callable[..., Any], step: Step, batch: Any, batch_idx: int) -> list[Any]:
     """Train with each optimizer whose turn it is; gradients flow to its own parameters only.
 
     Returns:
-        A list of their outputs; what is in it, where it is one.
+        A list of their outputs, as in Lightning 1.x.
     """
     outputs = []
     for index in active_optimizers(run, batch_idx):
         with _at_work(run, index):
             outputs.append(train(run, lambda b, i, index=index: step(b, i, index), batch, batch_idx, index))
-    return outputs[0] if len(outputs) == 1 else outputs
+    return outputs
 
 
 @contextlib.contextmanager
 def _at_work(run: Run, index: int) -> Iterator[None]:
     run.optimizer_idx = index
     optimizer = run.optimizers[index]
-    run.toggle_optimizer(optimizer)
+    toggle(run, optimizer, index)
     try:
         yield
     finally:
-        run.untoggle_optimizer(optimizer)
+        untoggle(run, optimizer, index)

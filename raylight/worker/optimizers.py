@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from raylight.core import legacy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 from raylight.utilities.signatures import count_positional, has_argument
@@ -234,13 +235,13 @@ class LightningOptimizer:
     @contextlib.contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
         """Gradients inside flow only to this optimizer's parameters; ``sync_grad=False`` also keeps them local."""
-        model = self._run.model
+        index = [raw(each) for each in self._run.optimizers].index(self._optimizer)
         with contextlib.nullcontext() if sync_grad else self._run.strategy.block_backward_sync():
-            model.toggle_optimizer(self._optimizer)
+            legacy.toggle(self._run, self._optimizer, index)
             try:
                 yield
             finally:
-                model.untoggle_optimizer(self._optimizer)
+                legacy.untoggle(self._run, self._optimizer, index)
 
     def __repr__(self) -> str:
         return f"Lightning{self._optimizer!r}"

@@ -6,7 +6,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from raylight.core.module import LightningModule
 from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners
 from raylight.worker.control import StopRequest
@@ -158,14 +159,19 @@ class Run:
         """Whether the model has its own method ``name``."""
         return listeners.overrides(self.model, name, LightningModule)
 
-    def of_callbacks(self, hook: str, *args: Any, **kwargs: Any) -> None:
-        """Call ``hook`` of every callback that has its own; nothing may be logged there."""
+    def of_callbacks(self, hook: str, *args: Any, without: Sequence[Any] = (), **kwargs: Any) -> list[tuple[Any, Any]]:
+        """Call ``hook`` of every callback that has its own, which are returned with what they returned.
+
+        Nothing may be logged there.
+        """
+        returned = []
         outer, self.metrics.hook = self.metrics.hook, None
-        for callback in self.callbacks:
+        for callback in [each for each in self.callbacks if each not in without]:
             if self.recorder.records or listeners.overrides(callback, hook, Callback):
                 called = self.recorder.call(listeners.action_of(callback, hook), getattr(callback, hook))
-                called(self.trainer, self.model, *args, **kwargs)
+                returned.append((callback, called(self.trainer, self.model, *args, **kwargs)))
         self.metrics.hook = outer
+        return returned
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -338,6 +344,8 @@ class Run:
         """The call ends by an exception: tell everyone, the user's teardown hooks included."""
         self.state.status = TrainerStatus.INTERRUPTED
         self.metrics.hook = None
+        if isinstance(error, KeyboardInterrupt):
+            legacy.tell_of_interrupt(self)
         self.of_callbacks("on_exception", error)
         if self.hooked_data is not None:
             self.hooked_data.on_exception(error)
@@ -460,6 +468,8 @@ class Run:
                 return None
             owner = self.hooked
         step: Callable[..., Any] = getattr(owner, hook)
+        if moves and not accepts(step, "dataloader_idx", 3):  # as before Lightning 1.4
+            return lambda batch, _: step(batch, self.strategy.device)
         return (lambda batch, index: step(batch, self.strategy.device, index)) if moves else step
 
     def _owner_of(self, hook: str) -> Any:

@@ -19,6 +19,7 @@ from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.utilities import tree
 from raylight.worker.fit_loop import FitLoop
+from raylight.worker.legacy_attributes import old_attribute
 from raylight.worker.predict_loop import PredictLoop
 
 if TYPE_CHECKING:
@@ -186,6 +187,11 @@ class TrainerView:
     callbacks: list[Any]
     profiler: Any
     """What records this trainer's runs; a PassThroughProfiler where none was asked for."""
+
+    if not TYPE_CHECKING:  # else any misspelt name would be taken for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            return old_attribute(self, name)
 
     @property
     def run(self) -> Run | None:

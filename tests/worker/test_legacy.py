@@ -110,6 +110,16 @@ def test_epoch_end_must_return_nothing() -> None:
         fit(Old())
 
 
+def test_what_validation_epoch_end_returns_is_not_used() -> None:
+    class Old(Model):
+        def validation_epoch_end(self, outputs: Any) -> Any:
+            return {"log": {"val_loss": 1.0}}
+
+    with pytest.warns(UserWarning, match="What `validation_epoch_end` returns is not used.*self.log"):
+        trainer = fit(Old())
+    assert "val_loss" not in trainer.callback_metrics
+
+
 def test_step_end_takes_the_place_of_the_output() -> None:
     class Old(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -235,7 +245,7 @@ def test_outputs_and_old_arguments_of_several() -> None:
     model.seen = []  # type: ignore[assignment]
     fit(model, limit_train_batches=1, gradient_clip_val=3)
     per_optimizer = [
-        [("step", i, False, False, True), ("zero", i), ("backward", i), ("before", i), ("clip", i, 3)] for i in (0, 1)
+        [("step", i, False, False, False), ("zero", i), ("backward", i), ("before", i), ("clip", i, 3)] for i in (0, 1)
     ]
     assert model.seen == [*per_optimizer[0], *per_optimizer[1], ("end", 2, 0), ("epoch", 1, 2)]
 

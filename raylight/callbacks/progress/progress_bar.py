@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.base import Callback
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
@@ -17,6 +17,14 @@ class ProgressBar(Callback):
 
     A bar of one's own overrides ``enable``, ``disable`` and the hooks in which it draws.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is ProgressBar and (args or kwargs):  # in Lightning 1.x it was the bar of today's name TQDMProgressBar
+            from raylight.callbacks.progress.tqdm_progress import TQDMProgressBar
+
+            rank_zero_deprecation("`ProgressBar(refresh_rate=...)` is Lightning 1.x: write `TQDMProgressBar(...)`.")
+            return super().__new__(TQDMProgressBar)
+        return super().__new__(cls)
 
     _trainer: TrainerView | None = None
     _current_eval_dataloader_idx: int | None = None
