@@ -296,3 +296,16 @@ def test_a_model_with_one_callback() -> None:
     special, general = Special(), ModelCheckpoint()
     assert with_model_callbacks([general], special) == [special]
     assert with_model_callbacks([special], general) == [special, general]
+
+
+def test_init_module(tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        launcher="local", accelerator="cpu", precision="64-true", logger=False, default_root_dir=tmp_path
+    )
+    with trainer.init_module():
+        assert torch.nn.Linear(2, 2).weight.dtype == torch.float64
+    before = torch.random.get_rng_state()
+    with trainer.init_module(empty_init=True):
+        torch.nn.Linear(2, 2)
+    assert torch.equal(torch.random.get_rng_state(), before)  # nothing was drawn for the weights
+    assert torch.get_default_dtype() == torch.float32
