@@ -2,7 +2,7 @@
 
     python examples/gan.py                    # scikit-learn's 1797 real digits of 8x8 pixels; nothing to download
     python examples/gan.py --data-dir data    # MNIST, in the files everyone has (idx, gzipped or not)
-    python examples/gan.py --epochs 90 --resume logs/gan/version_0/checkpoints/last.ckpt    # go on from there
+    python examples/gan.py --epochs 60 --resume logs/gan/version_0/checkpoints/last.ckpt    # go on from there
 
 Two networks with an optimizer each take turns in one training step (manual optimization): the generator makes digits
 out of noise, the discriminator tells them from real ones. It is a plain Lightning script: with `import
@@ -169,7 +169,7 @@ def mean_distance(images: Tensor) -> Tensor:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=32, help="samples per worker and batch")
     parser.add_argument("--workers", type=int, default=2, help="one GPU each, or a share of the CPU cores")
     parser.add_argument("--data-dir", help="folder with MNIST files; without it, scikit-learn's digits")

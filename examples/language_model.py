@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -198,10 +199,10 @@ def main() -> None:
     (before,) = trainer.validate(model, test_loader, verbose=False)
     try:
         trainer.fit(model, train_loader, test_loader, ckpt_path=args.resume)
-    except KeyboardInterrupt:  # Ctrl-C: all workers have stopped after the same batch
-        print(f"Stopped after {trainer.global_step} steps.", end=" ")
+    except KeyboardInterrupt:  # after one Ctrl-C, and a last checkpoint; or after a second one, at once
+        last = Path(logger.log_dir, "checkpoints", "last.ckpt")
         print(
-            f"Go on with: --resume {checkpoint.last_model_path}" if checkpoint.last_model_path else "Nothing is kept."
+            f"Stopped. Go on with: --resume {last}" if last.exists() else "Stopped before there was anything to keep."
         )
         sys.exit(130)  # as shells report Ctrl-C
 

@@ -95,7 +95,7 @@ def test_ctrl_c_keeps_what_is_reached(
             script.run("--epochs", "1")
     assert ended.value.code == 130
     last = "logs/language_model/version_0/checkpoints/last.ckpt"
-    assert f"Stopped after 10 steps. Go on with: --resume {last}\n" in capsys.readouterr().out
+    assert f"Stopped. Go on with: --resume {last}\n" in capsys.readouterr().out
     kept = torch.load(last, weights_only=True)
     assert kept["global_step"] == 10
 
@@ -113,7 +113,7 @@ def test_ctrl_c_before_the_first_step(
     with pytest.raises(SystemExit) as ended:
         script.run()
     assert ended.value.code == 130
-    assert "Stopped after 0 steps. Nothing is kept." in capsys.readouterr().out
+    assert "Stopped before there was anything to keep." in capsys.readouterr().out
 
 
 def test_wrong_arguments(example: MakeExample, capsys: pytest.CaptureFixture[str]) -> None:

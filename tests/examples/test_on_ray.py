@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ("name", "measured", "limit"),
     [
         ("gan", r"energy distance of the two +(\S+)\n", 3.0),  # untrained 3.6
-        ("language_model", r"before, (\S+) after training\n", 2.5),  # bits per character; by frequencies alone 3.6
+        ("language_model", r"bits per character.* (\S+) after training\n", 2.5),  # from frequencies alone 3.6
     ],
 )
 def test_one_epoch_on_two_workers(
