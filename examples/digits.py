@@ -10,14 +10,13 @@ It is a plain Lightning script: only the import below names raylight.
 from __future__ import annotations
 
 import argparse
-import gzip
 import time
-from pathlib import Path
 
 import torch
+from digit_images import load_images  # the file beside this one
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset, random_split
+from torch.utils.data import DataLoader, random_split
 
 import raylight as pl
 from raylight.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -36,11 +35,7 @@ class DigitsDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         # Runs in every worker. The seed makes all of them split alike, so that no test sample is trained on elsewhere.
         generator = torch.Generator().manual_seed(self.seed)
-        sets = load_mnist(Path(self.data_dir)) if self.data_dir else {"all": load_digits()}
-        if "all" in sets:
-            rest, self.test_set = random_split(sets["all"], [0.8, 0.2], generator)
-        else:
-            rest, self.test_set = sets["train"], sets["test"]
+        rest, self.test_set = load_images(self.data_dir, generator)
         self.train_set, self.val_set = random_split(rest, [0.9, 0.1], generator)
 
     # No DistributedSampler: the trainer gives each worker its own part.
@@ -112,50 +107,6 @@ class StepRate(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Set in the worker; a callback's attributes come back to the script with the result of fit().
         self.steps_per_second = trainer.global_step / (time.perf_counter() - self.started)
-
-
-def load_digits() -> TensorDataset:
-    """The 1797 digits that come with scikit-learn; pixels in 0..16."""
-    from sklearn.datasets import load_digits as load_arrays
-
-    arrays = load_arrays()
-    return as_dataset(torch.tensor(arrays.images), torch.tensor(arrays.target), largest_pixel=16)
-
-
-def load_mnist(data_dir: Path) -> dict[str, TensorDataset]:
-    """The parts of MNIST in ``data_dir``: "train" and "test", or "all" where there is only one of the two."""
-    parts = {}
-    for part, prefix in {"train": "train", "test": "t10k"}.items():
-        images = find_idx(data_dir, f"{prefix}-images-idx3-ubyte")
-        labels = find_idx(data_dir, f"{prefix}-labels-idx1-ubyte")
-        if images and labels:
-            parts[part] = as_dataset(read_idx(images), read_idx(labels), largest_pixel=255)
-    if not parts:
-        raise FileNotFoundError(f"No MNIST files (such as train-images-idx3-ubyte.gz) in {data_dir.absolute()}.")
-    return parts if len(parts) == 2 else {"all": next(iter(parts.values()))}
-
-
-def find_idx(data_dir: Path, name: str) -> Path | None:
-    for folder in (data_dir, data_dir / "raw", data_dir / "MNIST" / "raw"):  # the last is torchvision's layout
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.exists():
-                return path
-    return None
-
-
-def read_idx(path: Path) -> Tensor:
-    """Bytes in the idx format: 0, 0, type, number of dimensions, each size as 4 bytes, then the values."""
-    content = (gzip.decompress if path.suffix == ".gz" else bytes)(path.read_bytes())
-    if content[:3] != b"\0\0\x08":  # 8: unsigned bytes
-        raise ValueError(f"{path} is not an idx file of bytes.")
-    header = 4 + 4 * content[3]
-    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
-    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).reshape(shape)
-
-
-def as_dataset(images: Tensor, labels: Tensor, largest_pixel: int) -> TensorDataset:
-    """Images as (samples, 1, height, width) in 0..1, labels as int64."""
-    return TensorDataset(images.unsqueeze(1).float() / largest_pixel, labels.long())
 
 
 def parse_args() -> argparse.Namespace:

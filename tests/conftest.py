@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -20,6 +22,8 @@ MAY_CHANGE = {
     "PL_SEED_WORKERS",
     "CUBLAS_WORKSPACE_CONFIG",  # Trainer(deterministic=True)
     "TORCHINDUCTOR_CACHE_DIR",  # torch's own doing
+    "KMP_DUPLICATE_LIB_OK",  # scikit-learn's
+    "KMP_INIT_AT_FORK",  # likewise
     "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning's, where it looks for GPUs
 }
 """Variables whose change is documented, here or by others; put back after each test like all others."""
@@ -28,6 +32,8 @@ CLUSTER_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+IMPORT = "\nimport raylight as pl\n"
+"""The line of an example that names the library."""
 Wait = Callable[..., Any]
 
 
@@ -94,6 +100,47 @@ def ray_cluster(wait_until: Wait) -> Iterator[str]:
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class Example:
+    """A script of ``examples/``, for one of the two libraries, run in this process on one worker.
+
+    Args:
+        name: The script, without ".py".
+        library: What its one import names: "raylight" or "pytorch_lightning".
+        monkeypatch: Puts back what running it changes.
+        capsys: Hears what it prints.
+    """
+
+    def __init__(self, name: str, library: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+        self._path = ROOT / "examples" / f"{name}.py"
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+        source = self._path.read_text()
+        assert source.count(IMPORT) == 1
+        self.module: Any = ModuleType(name)
+        monkeypatch.syspath_prepend(self._path.parent)  # as Python does
+        exec(compile(source.replace(IMPORT, f"\nimport {library} as pl\n"), self._path, "exec"), vars(self.module))
+
+    def run(self, *arguments: str) -> str:
+        """Run it with these arguments of the command line; what it printed."""
+        import torch
+
+        self._monkeypatch.setattr(sys, "argv", [str(self._path), "--workers", "1", *arguments])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # several lose time over such small networks
+        try:
+            self.module.main()
+        finally:
+            torch.set_num_threads(threads)
+        return str(self._capsys.readouterr().out)
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> Callable[..., Example]:
+    """``example(name, library="raylight")``: an example, which leaves its files in ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+    return lambda name, library="raylight": Example(name, library, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""Both examples as a user starts them: a command, an epoch, two workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("name", "measured", "limit"),
+    [
+        ("gan", r"energy distance of the two +(\S+)\n", 3.0),  # untrained 3.6
+        ("language_model", r"bits per character.* (\S+) after training\n", 2.5),  # from frequencies alone 3.6
+    ],
+)
+def test_one_epoch_on_two_workers(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, measured: str, limit: float
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "examples" / f"{name}.py"), "--epochs", "1"]
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    (value,) = re.findall(measured, ended.stdout)
+    assert 0 < float(value) < limit
+    (checkpoint,) = re.findall(r"best checkpoint +(\S+)\n", ended.stdout)
+    assert (tmp_path / checkpoint).is_file()
