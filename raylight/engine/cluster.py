@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raylight.config.accelerators import Placement
 
 _started_here = False
+MOST_CPUS_PER_CORE = 16
 STATUS_SECONDS = 5.0
 STATE_API_SECONDS = 2.0
 
@@ -23,7 +24,8 @@ STATE_API_SECONDS = 2.0
 def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     """Runs on the driver: join the cluster that RAY_ADDRESS or this machine offers, or start one here.
 
-    A cluster started here counts as many CPUs as the workers need, be they more than this machine's cores.
+    A cluster started here counts as many CPUs as the workers need, be they more than this machine's cores, up to
+    ``MOST_CPUS_PER_CORE``; a number beyond that is taken for a mistake, which ``wait_for_room`` then names.
     """
     import ray
 
@@ -40,7 +42,7 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     cores = os.cpu_count() or 1
-    cpus = max(cores, math.ceil(num_workers * cpus_per_worker))
+    cpus = min(max(cores, math.ceil(num_workers * cpus_per_worker)), cores * MOST_CPUS_PER_CORE)
     try:
         ray.init(num_cpus=cpus, **settings)
     except ValueError:  # there is a cluster to join, and it has its own number of CPUs

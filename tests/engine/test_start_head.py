@@ -95,3 +95,10 @@ def test_a_script_starts_its_own_cluster_and_leaves_nothing(
     assert told["address"] != ray_cluster  # a cluster that another process has for itself
     assert len(started) > 4
     wait_until(lambda: not any(process.is_running() for process in started))
+
+
+def test_absurd_number_of_workers_is_an_error_at_once(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAM.with_name("endless_fit.py")), "ray", "3000"]
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 1
+    assert "ResourceError: 3000 workers with 1 CPU each are asked for" in told.stderr
