@@ -253,8 +253,8 @@ def _train_batch_with_each(
 def _at_work(run: Run, index: int) -> Iterator[None]:
     run.optimizer_idx = index
     optimizer = run.optimizers[index]
-    run.toggle_optimizer(optimizer)
+    run.model.toggle_optimizer(optimizer)
     try:
         yield
     finally:
-        run.untoggle_optimizer(optimizer)
+        run.model.untoggle_optimizer(optimizer)
