@@ -251,16 +251,16 @@ class MetricStore:
     def _check_unique(self, name: str) -> None:
         if any(entry.name == name and entry.hook == self.hook for entry in self._logged.values()):
             raise MisconfigurationException(
-                f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments: for more than one "
-                "dataloader. This is not allowed with add_dataloader_idx=False; give each a name of its own."
+                f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments: for more than "
+                "one dataloader. This is not allowed with add_dataloader_idx=False; give each a name of its own."
             )
 
     def _levels(self, name: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:
         hook = self.hook
         if not self.has_results:
             raise MisconfigurationException(
-                f"You can't `self.log({name!r}, ...)` in `predict` or a hook of it: the loop's result collection is not "
-                "registered yet, as it has none. Use `self.logger.log_metrics` instead."
+                f"You can't `self.log({name!r}, ...)` in `predict` or a hook of it: the loop's result collection is "
+                "not registered yet, as it has none. Use `self.logger.log_metrics` instead."
             )
         if hook in EPOCH_ONLY:
             if on_step or on_epoch is False:
@@ -272,8 +272,8 @@ class MetricStore:
         if hook not in LEVELS:
             where = f"inside `{hook}`" if hook else "here: it is not managed by the `Trainer` control flow"
             raise MisconfigurationException(
-                f"You can't `self.log()` {where}. Log {name!r} in a step or a hook of its batch or epoch; you can still "
-                "log directly to the logger by using `self.logger.experiment`."
+                f"You can't `self.log()` {where}. Log {name!r} in a step or a hook of its batch or epoch; you can "
+                "still log directly to the logger by using `self.logger.experiment`."
             )
         default_step, default_epoch = LEVELS[hook]
         on_step = default_step if on_step is None else on_step
