@@ -9,12 +9,15 @@ import torch
 
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.registry import Registry
 
 if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
 
 __all__ = ["Accelerator", "CPUAccelerator", "CUDAAccelerator", "MPSAccelerator", "find_usable_cuda_devices"]
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
 CPU_STATS_NEED = "Fetching CPU device stats requires `psutil` to be installed: pip install psutil."
 
 
@@ -206,6 +209,18 @@ class MPSAccelerator(Accelerator):
 
 KINDS: dict[str, type[Accelerator]] = {"cpu": CPUAccelerator, "cuda": CUDAAccelerator}
 """By the type of torch's device."""
+
+
+class _Accelerators(Registry):
+    def available_accelerators(self) -> set[str]:
+        """All names."""
+        return set(self)
+
+
+AcceleratorRegistry = _Accelerators("accelerator")
+"""What ``Trainer(accelerator=...)`` may name; add kinds of your own."""
+for _kind in KINDS.values():
+    AcceleratorRegistry.register(_kind.name(), _kind, description=_kind.__name__)
 
 
 def _gpu_indices(devices: Any) -> list[int] | None:

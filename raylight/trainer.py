@@ -42,7 +42,7 @@ from raylight.engine.base import Engine
 from raylight.engine.local import LocalEngine
 from raylight.loggers.base import LocalLogger, Logger
 from raylight.loggers.wandb import WandbLogger
-from raylight.plugins.selection import accelerator_of, equipped_strategy, with_devices_of_strategy
+from raylight.plugins.selection import accelerator_of, equipped_strategy, with_devices_of_strategy, with_registered
 from raylight.precision import precision_name
 from raylight.profilers import make_profiler
 from raylight.strategies import Strategy
@@ -52,6 +52,7 @@ from raylight.utilities.aliases import lazy_names
 from raylight.utilities.empty_init import EmptyInit
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.old_arguments import understands
+from raylight.utilities.parsing import clean_namespace
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
 from raylight.worker.ckpt_path import choose as choose_ckpt_path
@@ -98,7 +99,7 @@ class Trainer(TrainerView):
             raise TypeError(f"Trainer takes keyword arguments only, got {positional!r}: write Trainer(name=value).")
         flags = legacy.modernize({**vars(self.match_env_arguments()), **flags})
         logger, callbacks = flags.pop("logger", None), flags.pop("callbacks", None)
-        self.config = with_devices_of_strategy(TrainerConfig.from_flags(**flags))
+        self.config = with_devices_of_strategy(with_registered(TrainerConfig.from_flags(**flags)))
         self.state = TrainState()
         self._run: Run | None = None
         self._model: LightningModule | None = None
@@ -433,6 +434,7 @@ class Trainer(TrainerView):
 
     def _attach(self, model: LightningModule, data: DataSource) -> None:
         self._model, self._datamodule = model, data.datamodule
+        clean_namespace(model.hparams)
         model.trainer = self
         if self.config.automatic_optimization is not None:
             model.automatic_optimization = self.config.automatic_optimization

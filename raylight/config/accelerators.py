@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raylight.accelerators import Accelerator, CPUAccelerator
+from raylight.accelerators import Accelerator, AcceleratorRegistry, CPUAccelerator
 from raylight.config.flags import TrainerConfig, TypedFlagError
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -92,8 +92,10 @@ def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
                 f"`{name.upper()}Accelerator` can not run on your system since the accelerator is not available: "
                 "raylight knows 'cpu', 'gpu' and 'auto'."
             )
-        known = ", ".join(ACCELERATORS)
-        raise ValueError(f"You selected an invalid accelerator name: `accelerator={name!r}`. Available names: {known}.")
+        known = ", ".join([*ACCELERATORS, *sorted(AcceleratorRegistry.available_accelerators() - {*ACCELERATORS})])
+        raise ValueError(
+            f"You selected an invalid accelerator name: `accelerator={name!r}`. Available names are: {known}."
+        )
     has_gpu = torch.cuda.is_available() or cluster_gpus > 0
     if name == "auto":
         return "cuda" if has_gpu else "cpu"

@@ -45,21 +45,15 @@ def takes_old_arguments(method: F) -> F:
     return call  # type: ignore[return-value]
 
 
-def toggle(run: Any, optimizer: Any, index: int) -> None:
-    """``toggle_optimizer`` through the model's own method, where it has one, with the arguments that it takes."""
-    if not run.overrides("toggle_optimizer"):
-        run.toggle_optimizer(optimizer)
-        return
-    method: Callable[..., None] = run.model.toggle_optimizer
+def toggle(model: Any, optimizer: Any, index: int) -> None:
+    """The model's ``toggle_optimizer``, with the arguments that it takes."""
+    method: Callable[..., None] = model.toggle_optimizer
     method(optimizer, index) if has_argument(method, "optimizer_idx") else method(optimizer)
 
 
-def untoggle(run: Any, optimizer: Any, index: int) -> None:
+def untoggle(model: Any, optimizer: Any, index: int) -> None:
     """Likewise ``untoggle_optimizer``, which in 1.x took the index."""
-    if not run.overrides("untoggle_optimizer"):
-        run.untoggle_optimizer(optimizer)
-        return
-    method: Callable[..., None] = run.model.untoggle_optimizer
+    method: Callable[..., None] = model.untoggle_optimizer
     method(index if has_argument(method, "optimizer_idx") else optimizer)
 
 

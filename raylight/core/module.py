@@ -70,6 +70,7 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         self._example_input_array: Any = None
         self._automatic_optimization = True
         self._strict_loading: bool | None = None
+        self._toggled: dict[int, dict[Tensor, bool]] = {}
 
     # ---------------------------------------------------------------------------------------------- what it does
 
@@ -174,14 +175,28 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """Clip the gradients of ``optimizer``'s parameters, to a total norm ("norm") or element by element ("value").
 
         A value that is None or 0 clips nothing.
+
+        Raises:
+            MisconfigurationException: The Trainer was given another value or algorithm, or the algorithm is unknown.
         """
+        self._check_clipping("gradient_clip_val", gradient_clip_val)
+        self._check_clipping("gradient_clip_algorithm", gradient_clip_algorithm)
         if gradient_clip_algorithm not in (None, "norm", "value"):
             raise MisconfigurationException(
-                f"gradient_clip_algorithm={gradient_clip_algorithm!r} must be 'norm' or 'value'."
+                f"`gradient_clip_algorithm` {gradient_clip_algorithm} is invalid: it must be 'norm' or 'value'."
             )
-        if gradient_clip_val:
-            algorithm = gradient_clip_algorithm or "norm"
-            self._attached_run().precision.clip_gradients(optimizer, gradient_clip_val, algorithm)
+        value = self.trainer.gradient_clip_val if gradient_clip_val is None else gradient_clip_val
+        if value:
+            algorithm = gradient_clip_algorithm or self.trainer.gradient_clip_algorithm or "norm"
+            self._attached_run().precision.clip_gradients(optimizer, value, algorithm)
+
+    def _check_clipping(self, flag: str, value: Any) -> None:
+        flagged = getattr(self.trainer, flag)
+        if None not in (flagged, value) and flagged != value:
+            raise MisconfigurationException(
+                f"You have set `Trainer({flag}={flagged!r})` and have passed `clip_gradients({flag}={value!r})`. "
+                "Please use only one of them."
+            )
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizer, or the list of them, for manual optimization.
@@ -211,12 +226,17 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
 
         ``optimizer_idx`` is Lightning 1.x's and says nothing that ``optimizer`` does not.
         """
-        self._attached_run().toggle_optimizer(optimizer)
+        own = _parameters(optimizer)
+        others = {parameter for other in self.trainer.optimizers for parameter in _parameters(other)} - own
+        self._toggled[id(optimizer.param_groups)] = {parameter: parameter.requires_grad for parameter in others}
+        for parameter in others:
+            parameter.requires_grad = False
 
     def untoggle_optimizer(self, optimizer: Optimizer | int) -> None:
         """Undo ``toggle_optimizer``, of an optimizer or, as in Lightning 1.x, of the one of that index."""
-        run = self._attached_run()
-        run.untoggle_optimizer(run.optimizers[optimizer] if isinstance(optimizer, int) else optimizer)
+        own = self.trainer.optimizers[optimizer] if isinstance(optimizer, int) else optimizer
+        for parameter, required in self._toggled.pop(id(own.param_groups), {}).items():
+            parameter.requires_grad = required
 
     @contextlib.contextmanager
     def toggled_optimizer(self, optimizer: Optimizer) -> Iterator[None]:
@@ -270,15 +290,27 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """
         run = self._run
         if run is None:
-            rank_zero_warn(
-                f"self.log({name!r}) does nothing: the `self.trainer` reference is not registered on the model yet."
-            )
+            self._log_outside(name)
             return
         flags = (
             prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
             add_dataloader_idx, metric_attribute, rank_zero_only,
         )  # fmt: skip
         run.metrics.add(name, value, flags, batch_size)
+
+    def _log_outside(self, name: str) -> None:
+        """``log`` where nothing runs: a step may be called by hand, but not with the Trainer of a call that is over."""
+        if self._trainer is None:
+            rank_zero_warn(
+                f"self.log({name!r}) does nothing: the `self.trainer` reference is not registered on the model yet."
+            )
+        elif self._trainer.barebones:
+            rank_zero_warn("self.log() does nothing under Trainer(barebones=True).")
+        else:
+            raise MisconfigurationException(
+                f"You can't `self.log({name!r}, ...)` here: it is not managed by the `Trainer` control flow, whose "
+                "result collection is not registered yet or any more. Log in a step or a hook."
+            )
 
     def log_dict(
         self,
@@ -299,7 +331,10 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         items = dictionary.items(keep_base=False) if _is_metric_collection(dictionary) else dictionary.items()  # type: ignore[call-arg]
         for name, value in items:
             if isinstance(value, dict):
-                raise ValueError(f"`self.log_dict` got {value} as {name!r}, but nested dictionaries cannot be logged.")
+                raise ValueError(
+                    f"`self.log({name}, {value})` was called, but `dict` values cannot be logged: nested dictionaries "
+                    "have no one name."
+                )
             self.log(
                 name, value, prog_bar, logger, on_step, on_epoch, reduce_fx, enable_graph, sync_dist, sync_dist_group,
                 add_dataloader_idx, batch_size, None, rank_zero_only,
@@ -333,9 +368,11 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
                 child.trainer = trainer
 
     def _attached_run(self) -> Run:
-        if self._run is None:
+        """The run at work, or else the Trainer's last one in this process."""
+        run: Run | None = self._run if self._run is not None else self.trainer.run
+        if run is None:
             raise RuntimeError(f"{type(self).__qualname__} is not in a run: call this from a hook or a step.")
-        return self._run
+        return run
 
     def _attach(self, run: Run | None) -> None:
         """Join this module, and modules in it, to a run; None leaves the last trainer readable."""
@@ -489,6 +526,10 @@ LightningModule.__jit_unused_properties__ = properties_of(LightningModule)
 
 def _overridden(cls: type) -> set[str]:
     return {name for name in dir(cls) if getattr(cls, name, None) is not getattr(LightningModule, name, None)}
+
+
+def _parameters(optimizer: Optimizer) -> set[Tensor]:
+    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _is_metric_collection(value: Any) -> bool:

@@ -9,6 +9,9 @@ from raylight.plugins.absent import explain
 
 __all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
+
 
 def __getattr__(name: str) -> Any:
     return explain(__name__, name)

@@ -9,6 +9,9 @@ from raylight.precision import DoublePrecision, HalfPrecision, MixedPrecision, P
 
 __all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
+
 
 def __getattr__(name: str) -> Any:
     return explain(__name__, name)

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from raylight.accelerators import KINDS, Accelerator
+from raylight.accelerators import KINDS, Accelerator, AcceleratorRegistry
 from raylight.checkpoint.io import CheckpointIO
 from raylight.plugins.environments import ClusterEnvironment
 from raylight.precision import Precision, make_precision
-from raylight.strategies import Strategy, make_strategy
+from raylight.strategies import BUILT_IN, Strategy, StrategyRegistry, make_strategy
 from raylight.strategies.layer_sync import LayerSync, TorchSyncBatchNorm
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 Plugins = dict[type, Any]
 """Precision, CheckpointIO and LayerSync, each with the one that was given."""
+
+
+def with_registered(config: TrainerConfig) -> TrainerConfig:
+    """``config`` with objects for the names that the user has registered, which workers of Ray's do not know."""
+    accelerator, strategy = config.accelerator, config.strategy
+    if accelerator in AcceleratorRegistry and accelerator not in KINDS:
+        config = dataclasses.replace(config, accelerator=AcceleratorRegistry.get(accelerator))
+    if strategy in StrategyRegistry and StrategyRegistry[strategy] is not BUILT_IN.get(strategy):
+        config = dataclasses.replace(config, strategy=StrategyRegistry.get(strategy))
+    return config
 
 
 def with_devices_of_strategy(config: TrainerConfig) -> TrainerConfig:

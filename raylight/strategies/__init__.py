@@ -8,14 +8,34 @@ from raylight.strategies.base import SingleDeviceStrategy, Strategy
 from raylight.strategies.ddp import DDPStrategy
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.registry import Registry
 
-__all__ = ["DDPStrategy", "SingleDeviceStrategy", "Strategy", "make_strategy"]
+__all__ = ["DDPStrategy", "SingleDeviceStrategy", "Strategy", "StrategyRegistry", "make_strategy"]
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(__name__)
 
-DDP_NAMES = ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook")
-"""All mean the same here: raylight starts the workers itself."""
+
+class _Strategies(Registry):
+    def available_strategies(self) -> list[str]:
+        """All names."""
+        return list(self)
+
+
+StrategyRegistry = _Strategies("strategy")
+"""What ``Trainer(strategy=...)`` may name; add kinds of your own."""
+StrategyRegistry.register("single_device", SingleDeviceStrategy, description="One worker")
+for _name in ("ddp", "ddp_spawn", "ddp_fork", "ddp_notebook"):  # all the same: raylight starts the workers itself
+    StrategyRegistry.register(_name, DDPStrategy, description="Workers that average their gradients")
+    for _unused in (True, False):
+        StrategyRegistry.register(
+            f"{_name}_find_unused_parameters_{str(_unused).lower()}",
+            DDPStrategy,
+            description=f"DDPStrategy with find_unused_parameters={_unused}",
+            find_unused_parameters=_unused,
+        )
+BUILT_IN = {name: StrategyRegistry[name] for name in StrategyRegistry}
+"""Those that every worker knows by name."""
 LATER = ("fsdp", "deepspeed", "xla", "single_xla", "single_tpu")
 
 
@@ -30,13 +50,8 @@ def make_strategy(strategy: Any, world_size: int) -> Strategy:
         return _fitting(strategy, world_size)
     if strategy == "auto":
         return DDPStrategy() if world_size > 1 else SingleDeviceStrategy()
-    if strategy == "single_device":
-        if world_size > 1:
-            raise MisconfigurationException(f"strategy='single_device' has one worker, but {world_size} are asked for.")
-        return SingleDeviceStrategy()
-    for name in DDP_NAMES:
-        if strategy in (name, f"{name}_find_unused_parameters_true", f"{name}_find_unused_parameters_false"):
-            return _make_ddp(strategy, world_size)
+    if strategy in StrategyRegistry:
+        return _fitting(StrategyRegistry.get(strategy), world_size)
     if isinstance(strategy, str) and strategy.startswith(LATER):
         raise MisconfigurationException(f"strategy={strategy!r} is not supported by this version: use 'ddp'.")
     raise ValueError(
@@ -48,18 +63,10 @@ def make_strategy(strategy: Any, world_size: int) -> Strategy:
 def _fitting(strategy: Strategy, world_size: int) -> Strategy:
     if world_size > 1 and not strategy.distributed:
         raise MisconfigurationException(
-            f"{type(strategy).__name__} does not exchange gradients, but {world_size} workers are asked for: "
+            f"strategy={type(strategy).__name__} does not exchange gradients, but {world_size} workers are asked for: "
             "use DDPStrategy."
         )
     if world_size > 1 or not strategy.distributed:
         return strategy
     # Averaging over one worker changes nothing.
     return SingleDeviceStrategy(**strategy.given)
-
-
-def _make_ddp(name: str, world_size: int) -> Strategy:
-    if world_size == 1:
-        return SingleDeviceStrategy()  # averaging over one worker changes nothing
-    if name.endswith("_true"):
-        return DDPStrategy(find_unused_parameters=True)
-    return DDPStrategy(find_unused_parameters=False if name.endswith("_false") else None)

@@ -42,8 +42,7 @@ class CombinedLoader(Iterable[Any]):
         self.mode = mode
         self._iterables = iterables
         self._flattened, self._spec = tree_flatten(iterables)
-        self.limits: list[float] | None = None
-        """Most batches to take of each loader, in the order of ``flattened``."""
+        self._limits: list[float] | None = None
         self._iterator: Iterator[tuple[Any, int, int]] | None = None
 
     @property
@@ -66,6 +65,21 @@ class CombinedLoader(Iterable[Any]):
         self._iterables = tree_unflatten(loaders, self._spec)
 
     @property
+    def limits(self) -> list[float] | None:
+        """Most batches to take of each loader, in the order of ``flattened``; one number, set, is for all of them."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: float | list[float] | None) -> None:
+        if isinstance(limits, int | float):
+            limits = [limits] * len(self._flattened)
+        if limits is not None and len(limits) != len(self._flattened):
+            raise ValueError(
+                f"Mismatch in number of limits ({len(limits)}) and number of iterables ({len(self._flattened)})"
+            )
+        self._limits = limits
+
+    @property
     def lengths(self) -> list[float]:
         """Batches of each loader, limits applied; inf where unknown."""
         lengths = [loader_length(loader) for loader in self._flattened]
@@ -81,6 +95,9 @@ class CombinedLoader(Iterable[Any]):
         return combine(self.lengths)
 
     def __len__(self) -> int:
+        """As ``num_batches``, for who has called ``iter()``: only then the limits are sure to be those that hold."""
+        if self._iterator is None:
+            raise RuntimeError("Please call `iter(combined_loader)` first.")
         length = self.num_batches
         if math.isinf(length):
             raise NotImplementedError(f"`{type(self).__name__}` has a loader without `__len__`.")
@@ -92,8 +109,12 @@ class CombinedLoader(Iterable[Any]):
 
     def __next__(self) -> tuple[Any, int, int]:
         if self._iterator is None:
-            raise RuntimeError("Call iter() on the CombinedLoader first.")
+            raise RuntimeError("Please call `iter(combined_loader)` first.")
         return next(self._iterator)
+
+    def reset(self) -> None:
+        """Let go of the iterators, and with them of the processes that load for them."""
+        self._iterator = None
 
     def _sequence(self) -> Iterator[tuple[Any, int, int]]:
         for dataloader_idx, (loader, length) in enumerate(zip(self._flattened, self.lengths, strict=True)):

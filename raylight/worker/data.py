@@ -332,7 +332,7 @@ class TrainData:
     def __init__(self, loaders: Any, limit: int | float, mode: str = "max_size_cycle") -> None:
         self.combined = combine(loaders, mode)
         if self.combined.mode == "sequential":
-            raise ValueError("fit does not support CombinedLoader(mode='sequential'): use another mode.")
+            raise ValueError('fit does not support the `CombinedLoader(mode="sequential")` mode: use another one.')
         self.combined.limits = [
             limit_batches(loader_length(loader), limit, "limit_train_batches") for loader in self.combined.flattened
         ]

@@ -191,7 +191,7 @@ def predict(run: Run) -> list[Any]:
     with inference(run):
         predicted = run.load_eval_data(stage)
         if predicted.combined.mode != "sequential":
-            raise ValueError(f"predict takes loaders one after the other, not {predicted.combined.mode!r}.")
+            raise ValueError('`trainer.predict()` only supports the `CombinedLoader(mode="sequential")` mode.')
         if predicted.is_empty:
             return []
         with _evaluating(run, "predict"):

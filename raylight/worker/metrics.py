@@ -7,6 +7,7 @@ end of an epoch, when one collective carries all metrics of all ranks (a second 
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -136,12 +137,15 @@ class MetricStore:
         training: bool,
         enabled: bool = True,
         has_logger: bool = True,
+        has_results: bool = True,
     ) -> None:
         self.model = model
         self.strategy = strategy
         self.training = training
         self.enabled = enabled
         self.has_logger = has_logger
+        self.has_results = has_results
+        """False: nothing can be logged at all, as in predict."""
         self.hook: str | None = None
         """The hook that is running: decides the defaults of ``self.log``. None: logging is not allowed."""
         self.batch: Any = None
@@ -175,7 +179,10 @@ class MetricStore:
             )
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise ValueError(f"self.log({name!r}, ...) takes one number, got a tensor of {value.numel()}.")
+                raise ValueError(
+                    f"`self.log({name}, {value})` was called, but the tensor must have a single element. You can try "
+                    f"doing `self.log({name}, {value}.mean())`"
+                )
             if not entry.enable_graph:
                 # A leaf may be the user's own tensor, changed in place later.
                 value = value.detach().clone() if value.is_leaf else value.detach()
@@ -219,6 +226,8 @@ class MetricStore:
                 " by doing `Trainer(logger=ALogger(...))`"
             )
         index = self.dataloader_idx
+        if index is not None and not add_idx:
+            self._check_unique(name)
         entry = Logged(
             name=name,
             hook=str(self.hook),
@@ -235,34 +244,49 @@ class MetricStore:
             suffix=f"/dataloader_idx_{index}" if add_idx and index is not None else "",
             member=member,
         )
-        if not isinstance(value, Tensor | int | float):
+        if not isinstance(value, Tensor | numbers.Number):
             entry.attribute = self._metric_attribute(name, value, attribute)
         return entry
 
+    def _check_unique(self, name: str) -> None:
+        if any(entry.name == name and entry.hook == self.hook for entry in self._logged.values()):
+            raise MisconfigurationException(
+                f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments: for more than "
+                "one dataloader. This is not allowed with add_dataloader_idx=False; give each a name of its own."
+            )
+
     def _levels(self, name: str, on_step: bool | None, on_epoch: bool | None) -> tuple[bool, bool]:
         hook = self.hook
+        if not self.has_results:
+            raise MisconfigurationException(
+                f"You can't `self.log({name!r}, ...)` in `predict` or a hook of it: the loop's result collection is "
+                "not registered yet, as it has none. Use `self.logger.log_metrics` instead."
+            )
         if hook in EPOCH_ONLY:
             if on_step or on_epoch is False:
+                level = "on_step=True" if on_step else "on_epoch=False"
                 raise MisconfigurationException(
-                    f"You can't `self.log({name}, on_step={bool(on_step)}, on_epoch={on_epoch is not False})` inside "
-                    f"`{hook}`: there only on_epoch=True has a meaning."
+                    f"You can't `self.log({level})` inside `{hook}`, where {name!r} can only have the epoch's value."
                 )
             return False, True
         if hook not in LEVELS:
-            where = f"inside `{hook}`" if hook else "outside the Trainer's control flow"
-            raise MisconfigurationException(f"You can't `self.log({name}, ...)` {where}; log in a step or its hooks.")
+            where = f"inside `{hook}`" if hook else "here: it is not managed by the `Trainer` control flow"
+            raise MisconfigurationException(
+                f"You can't `self.log()` {where}. Log {name!r} in a step or a hook of its batch or epoch; you can "
+                "still log directly to the logger by using `self.logger.experiment`."
+            )
         default_step, default_epoch = LEVELS[hook]
         on_step = default_step if on_step is None else on_step
         on_epoch = default_epoch if on_epoch is None else on_epoch
         if not on_step and not on_epoch:
-            raise MisconfigurationException(f"self.log({name!r}, on_step=False, on_epoch=False) is not useful.")
+            raise MisconfigurationException(f"`self.log(on_step=False, on_epoch=False)` of {name!r} is not useful.")
         return on_step, on_epoch
 
     def _metric_attribute(self, name: str, value: Any, attribute: str | None) -> str:
         if not hasattr(value, "_forward_cache") or not hasattr(value, "compute"):
             raise ValueError(
-                f"self.log({name!r}, ...) takes a number, a one-element tensor or a torchmetrics Metric, "
-                f"got {type(value).__name__}."
+                f"`self.log({name}, {value})` was called, but `{type(value).__name__}` values cannot be logged: give a "
+                "number, a one-element tensor or a torchmetrics Metric."
             )
         found = attribute or next((path for path, module in self.model.named_modules() if module is value), None)
         if found is None:
@@ -368,7 +392,7 @@ class MetricStore:
             if self.in_batches:
                 if not entry.on_step or entry.value is None or entry.dataloader_idx != self.dataloader_idx:
                     continue
-                value = entry.value if entry.attribute is None else entry.value._forward_cache
+                value = entry.value if entry.attribute is None else _checked(entry, entry.value._forward_cache)
             else:
                 value = self._epoch_value(entry) if entry.on_epoch else None
             if value is not None:
@@ -473,11 +497,12 @@ def reduction_name(reduce_fx: str | Callable[..., Any]) -> str:
         MisconfigurationException: It is none of these.
     """
     name = reduce_fx if isinstance(reduce_fx, str) else None
-    if reduce_fx in (torch.mean, torch.sum, torch.min, torch.max):
+    if reduce_fx in (torch.mean, torch.sum, torch.min, torch.max, sum, min, max):
         name = reduce_fx.__name__
     if name is None or name.lower() not in REDUCTIONS:
         raise MisconfigurationException(
-            f"Only `self.log(..., reduce_fx={{min,max,mean,sum}})` are supported, got {reduce_fx!r}."
+            f"Only `self.log(..., reduce_fx={{min,max,mean,sum}})` are supported. If you need a custom reduction, "
+            f"please log a `torchmetrics.Metric` instance instead. Found: {reduce_fx!r}"
         )
     return REDUCTIONS[name.lower()]
 
@@ -512,12 +537,17 @@ def _merge_ranks(entry: Logged, rows: Tensor) -> Tensor:
 
 
 def _compute_metric(entry: Logged) -> Tensor:
-    value = entry.value.compute()
-    if not isinstance(value, Tensor):
+    value: Tensor = _checked(entry, entry.value.compute())
+    return value.detach()
+
+
+def _checked(entry: Logged, value: Any) -> Any:
+    """A Metric's value; None where it was updated without being computed."""
+    if value is not None and not isinstance(value, Tensor):
         raise ValueError(
             f"The `.compute()` return of the metric logged as {entry.name!r} must be a tensor. Found {value}"
         )
-    return value.detach()
+    return value
 
 
 def _description(entry: Logged) -> dict[str, Any]:

@@ -252,8 +252,8 @@ def _train_batch_with_each(run: Run, train: Callable[..., Any], step: Step, batc
 def _at_work(run: Run, index: int) -> Iterator[None]:
     run.optimizer_idx = index
     optimizer = run.optimizers[index]
-    toggle(run, optimizer, index)
+    toggle(run.model, optimizer, index)
     try:
         yield
     finally:
-        untoggle(run, optimizer, index)
+        untoggle(run.model, optimizer, index)

@@ -54,6 +54,8 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
     optimizers, schedulers, monitor = _parse(returned)
     configs = [_scheduler_config(scheduler, monitor) for scheduler in schedulers]
     frequencies = _frequencies(returned)
+    for config in configs:
+        _check_stateful(config.scheduler)
     if model.automatic_optimization:
         check_several(model, optimizers)
         for config in configs:
@@ -182,6 +184,14 @@ def _from_dict(given: dict[str, Any], monitor: str | None) -> LRSchedulerConfig:
     return LRSchedulerConfig(**{"monitor": monitor, **settings})
 
 
+def _check_stateful(scheduler: Any) -> None:
+    if not hasattr(scheduler, "state_dict") or not hasattr(scheduler, "load_state_dict"):
+        raise TypeError(
+            f"The provided lr scheduler `{type(scheduler).__name__}` is invalid. It should have `state_dict` and "
+            "`load_state_dict` methods defined."
+        )
+
+
 def _check_automatic(config: LRSchedulerConfig, model: LightningModule) -> None:
     custom_step = getattr(type(model), "lr_scheduler_step", None) is not _default_scheduler_step()
     if not isinstance(config.scheduler, LRScheduler | ReduceLROnPlateau) and not custom_step:
@@ -207,11 +217,11 @@ class LightningOptimizer:
     if not TYPE_CHECKING:  # mypy would take the shared __dict__ for a mistake
         __slots__ = ("_optimizer", "_run")
 
-    def __new__(cls, optimizer: Optimizer, run: Run) -> Any:
+    def __new__(cls, optimizer: Optimizer, run: Run | None = None) -> Any:
         own = type(f"Lightning{type(optimizer).__name__}", (cls, type(optimizer)), {"__slots__": ()})
         return object.__new__(own)
 
-    def __init__(self, optimizer: Optimizer, run: Run) -> None:
+    def __init__(self, optimizer: Optimizer, run: Run | None = None) -> None:
         self.__dict__ = optimizer.__dict__
         self._optimizer = optimizer
         self._run = run
@@ -230,18 +240,21 @@ class LightningOptimizer:
     def _step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         if closure is not None and not callable(closure):
             raise MisconfigurationException("When `optimizer.step(closure)` is called, the closure should be callable")
+        if self._run is None:
+            raise RuntimeError("This optimizer belongs to no run: step the one that `self.optimizers()` gives.")
         return self._run.step_optimizer(self, closure, **kwargs)
 
     @contextlib.contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
         """Gradients inside flow only to this optimizer's parameters; ``sync_grad=False`` also keeps them local."""
+        assert self._run is not None
         index = [raw(each) for each in self._run.optimizers].index(self._optimizer)
         with contextlib.nullcontext() if sync_grad else self._run.strategy.block_backward_sync():
-            legacy.toggle(self._run, self._optimizer, index)
+            legacy.toggle(self._run.model, self._optimizer, index)
             try:
                 yield
             finally:
-                legacy.untoggle(self._run, self._optimizer, index)
+                legacy.untoggle(self._run.model, self._optimizer, index)
 
     def __repr__(self) -> str:
         return f"Lightning{self._optimizer!r}"

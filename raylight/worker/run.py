@@ -100,7 +100,6 @@ class Run:
         """Of the optimizer at work, where there are several."""
         self.frequencies: list[int] = []
         """Batches in a row that each optimizer is for; empty where every batch is for all."""
-        self._toggled: dict[int, dict[Tensor, bool]] = {}
 
         # What it reads and logs
         self.train_data: data.TrainData | None = None
@@ -165,13 +164,19 @@ class Run:
         Nothing may be logged there.
         """
         returned = []
-        outer, self.metrics.hook = self.metrics.hook, None
+        outer, self.metrics.hook = self.metrics.hook, hook
         for callback in [each for each in self.callbacks if each not in without]:
             if self.recorder.records or listeners.overrides(callback, hook, Callback):
                 called = self.recorder.call(listeners.action_of(callback, hook), getattr(callback, hook))
                 returned.append((callback, called(self.trainer, self.model, *args, **kwargs)))
         self.metrics.hook = outer
         return returned
+
+    def of_model(self, hook: str, **kwargs: Any) -> None:
+        """Call ``hook`` of the model, in which nothing may be logged."""
+        outer, self.metrics.hook = self.metrics.hook, hook
+        getattr(self.hooked, hook)(**kwargs)
+        self.metrics.hook = outer
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -226,7 +231,7 @@ class Run:
         for hook in ("configure_sharded_model", "configure_model"):
             if self.overrides(hook):
                 with self.strategy.device, self.precision.module_init_context():
-                    getattr(self.hooked, hook)()
+                    self.of_model(hook)
 
     def _prepare_device(self) -> None:
         self.strategy.connect(self.model)
@@ -252,7 +257,7 @@ class Run:
         if self.hooked_data is not None:
             self.hooked_data.setup(stage=stage)
         self.of_callbacks("setup", stage=stage)
-        self.hooked.setup(stage=stage)
+        self.of_model("setup", stage=stage)
         self.strategy.barrier("setup")
 
     def _setup_strategy(self) -> None:
@@ -292,7 +297,9 @@ class Run:
 
     def _configure_optimizers(self) -> None:
         action = f"[LightningModule]{type(self.model).__name__}.configure_optimizers"
+        self.metrics.hook = "configure_optimizers"
         optimizers, self.lr_scheduler_configs, self.frequencies = self.recorder.call(action, configure)(self.model)
+        self.metrics.hook = None
         model, optimizers, self.lr_scheduler_configs = self.precision.connect(
             self.model, optimizers, self.lr_scheduler_configs
         )
@@ -366,7 +373,7 @@ class Run:
         if self.hooked_data is not None:
             self.hooked_data.teardown(stage=stage)
         self.of_callbacks("teardown", stage=stage)
-        self.hooked.teardown(stage=stage)
+        self.of_model("teardown", stage=stage)
 
     def close(self) -> None:
         """Let go of what only a live run needs; the optimizers stay readable."""
@@ -527,19 +534,6 @@ class Run:
         """Whether ``optimizer`` is the one at work, of several that take turns."""
         return self.optimizers[self.optimizer_idx] is optimizer
 
-    def toggle_optimizer(self, optimizer: Optimizer) -> None:
-        """See ``LightningModule.toggle_optimizer``."""
-        own = _parameters(raw(optimizer))
-        others = {p for other in self.optimizers for p in _parameters(other)} - own
-        self._toggled[id(raw(optimizer))] = {parameter: parameter.requires_grad for parameter in others}
-        for parameter in others:
-            parameter.requires_grad = False
-
-    def untoggle_optimizer(self, optimizer: Optimizer) -> None:
-        """See ``LightningModule.untoggle_optimizer``."""
-        for parameter, required in self._toggled.pop(id(raw(optimizer)), {}).items():
-            parameter.requires_grad = required
-
     def estimate_steps(self) -> float:
         """See ``TrainerView.estimated_stepping_batches``."""
         trainer = self.trainer
@@ -560,7 +554,12 @@ class Run:
     def make_metrics(self, training: bool) -> MetricStore:
         """An empty store for one loop."""
         return MetricStore(
-            self.model, self.strategy, training, enabled=not self.config.barebones, has_logger=bool(self.loggers)
+            self.model,
+            self.strategy,
+            training,
+            enabled=not self.config.barebones,
+            has_logger=bool(self.loggers),
+            has_results=self.job.fn != TrainerFn.PREDICTING,
         )
 
     def emit(self, event: Event) -> None:
@@ -666,10 +665,6 @@ class WorkerTrainer(TrainerView):
 
 def _nothing() -> None:
     """The closure of a step whose gradients are there."""
-
-
-def _parameters(optimizer: Optimizer) -> set[Tensor]:
-    return {parameter for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def _check_iterable(loader: Any) -> None:

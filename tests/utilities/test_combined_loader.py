@@ -72,6 +72,7 @@ def test_unknown_mode() -> None:
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size", "sequential"])
 def test_loader_without_a_length(mode: str) -> None:
     combined = CombinedLoader([Unsized(), range(2)], mode)
+    iter(combined)
     with pytest.raises(NotImplementedError, match="without `__len__`"):
         len(combined)
     assert len([batch for batch, _, _ in combined]) == {"sequential": 5}.get(mode, 3)
@@ -87,7 +88,7 @@ def test_flattened_can_be_replaced() -> None:
 
 
 def test_next_before_iter() -> None:
-    with pytest.raises(RuntimeError, match=r"Call iter\(\)"):
+    with pytest.raises(RuntimeError, match="call `iter"):
         next(CombinedLoader([range(1)]))
 
 
@@ -118,3 +119,22 @@ def test_none_is_a_batch(mode: str) -> None:
 def iter_of(*batches: Any) -> Any:
     """A loader without a length that gives ``batches`` each time."""
     return type("Loader", (), {"__iter__": lambda self: iter(batches)})()
+
+
+def test_limits() -> None:
+    combined = CombinedLoader([range(3), range(4)], "sequential")
+    combined.limits = 2
+    assert combined.limits == [2, 2]
+    with pytest.raises(ValueError, match=r"Mismatch in number of limits \(1\) and number of iterables \(2\)"):
+        combined.limits = [1]
+
+
+def test_length_before_iter_and_after_reset() -> None:
+    combined = CombinedLoader([range(3)], "min_size")
+    with pytest.raises(RuntimeError, match="call `iter"):
+        len(combined)
+    iter(combined)
+    assert len(combined) == 3
+    combined.reset()
+    with pytest.raises(RuntimeError, match="call `iter"):
+        len(combined)

@@ -122,13 +122,24 @@ def test_cycle_per_epoch_is_said(make: Any) -> None:
         lambda o: {"scheduler": ReduceLROnPlateau(o)},
         lambda o: ReduceLROnPlateau(o),
         lambda o: StepLR(sgd(), 1),
-        lambda o: object(),
     ],
 )
 def test_impossible_schedulers(make: Any) -> None:
     optimizer = sgd()
     with pytest.raises(MisconfigurationException, match="[Ss]cheduler"):
         configured({"optimizer": optimizer, "lr_scheduler": make(optimizer)})
+
+
+def test_scheduler_without_a_state() -> None:
+    with pytest.raises(TypeError, match="lr scheduler `object` is invalid"):
+        configured({"optimizer": sgd(), "lr_scheduler": object()})
+
+
+def test_lightning_optimizer_of_no_run() -> None:
+    optimizer = LightningOptimizer(sgd())
+    assert optimizer.param_groups is optimizer.optimizer.param_groups
+    with pytest.raises(RuntimeError, match="no run"):
+        optimizer.step()
 
 
 def test_closure_is_for_those_that_ask() -> None:
