@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 import raylight
@@ -20,3 +23,8 @@ def test_unknown_option_is_refused() -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--versoin"])
     assert stop.value.code == 2
+
+
+def test_python_dash_m() -> None:
+    told = subprocess.run([sys.executable, "-m", "raylight", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"raylight {raylight.__version__}\n"
