@@ -365,7 +365,7 @@ class Trainer(TrainerView):
         weights_only: bool | None,
         return_predictions: bool = True,
     ) -> Outcome:
-        chosen = self._choose_model(model)
+        chosen = self._choose_model(model, fn)
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
         path = self._choose_ckpt_path(fn, ckpt_path, model is not None)
@@ -392,7 +392,7 @@ class Trainer(TrainerView):
             raise KeyboardInterrupt("Training was stopped by the user; what it has reached is in the model.")
         return outcome
 
-    def _choose_model(self, model: LightningModule | None) -> LightningModule:
+    def _choose_model(self, model: LightningModule | None, fn: TrainerFn) -> LightningModule:
         original: LightningModule | None = getattr(model, "_orig_mod", None)
         if original is not None:
             rank_zero_warn("The model is used without torch.compile; compile its submodules in configure_model.")
@@ -400,9 +400,14 @@ class Trainer(TrainerView):
         if model is None:
             model = self._model
         if model is None:
-            raise TypeError("No model: give the LightningModule, as nothing has been run by this Trainer yet.")
+            raise TypeError(
+                f"`Trainer.{fn}()` requires a `LightningModule` when it hasn't been passed in a previous run"
+            )
         if not isinstance(model, LightningModule):
-            raise TypeError(f"`model` must be a `LightningModule`, got `{type(model).__qualname__}`")
+            raise TypeError(
+                "`model` must be a `LightningModule` or `torch._dynamo.OptimizedModule`, got "
+                f"`{type(model).__qualname__}`"
+            )
         return model
 
     def _attach(self, model: LightningModule, data: DataSource) -> None:
@@ -417,10 +422,11 @@ class Trainer(TrainerView):
     def _source(self, datamodule: LightningDataModule | None, **loaders: Any) -> DataSource:
         given = [name for name, loader in loaders.items() if loader is not None]
         if datamodule is not None and given:
-            raise MisconfigurationException(
-                f"You cannot pass {' or '.join(f'`{name}_dataloaders`' for name in given)} together with `datamodule`: "
-                "the loaders would be ambiguous. Give one of them."
-            )
+            call = "You cannot pass `train_dataloader` or `val_dataloaders` to `trainer.fit(datamodule=...)`"
+            if "train" not in loaders:
+                fn = "validate" if "val" in loaders else given[0]
+                call = f"You cannot pass both `trainer.{fn}(dataloaders=..., datamodule=...)`"
+            raise MisconfigurationException(f"{call}: the loaders would be ambiguous. Give one of them.")
         return DataSource(datamodule=datamodule, **loaders)
 
     def _start_engine(self, data: DataSource) -> tuple[Engine, Placement]:

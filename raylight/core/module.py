@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from raylight.core.export import ExportMixin, properties_of
 from raylight.core.hooks import DataHooks
 from raylight.core.hparams import HyperparametersMixin, class_only, make_again
 from raylight.core.model_hooks import ModelHooks
+from raylight.utilities.enums import GradClipAlgorithmType
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 
@@ -156,7 +157,9 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients of ``optimizer``; given are the Trainer's flags."""
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.clip_gradients(
+            optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
+        )
 
     def clip_gradients(
         self,
@@ -166,15 +169,21 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
     ) -> None:
         """Clip the gradients of ``optimizer``'s parameters, to a total norm ("norm") or element by element ("value").
 
-        A value that is None or 0 clips nothing.
+        A value of 0 clips nothing; what is None is as the Trainer's flag says.
+
+        Raises:
+            MisconfigurationException: An argument contradicts the Trainer's flag, or the algorithm is unknown.
         """
-        if gradient_clip_algorithm not in (None, "norm", "value"):
+        run = self._attached_run()
+        limit = run.one_of_clip("gradient_clip_val", gradient_clip_val)
+        algorithm = run.one_of_clip("gradient_clip_algorithm", gradient_clip_algorithm) or "norm"
+        if not GradClipAlgorithmType.supported_type(algorithm):
             raise MisconfigurationException(
-                f"gradient_clip_algorithm={gradient_clip_algorithm!r} must be 'norm' or 'value'."
+                f"`gradient_clip_algorithm` {algorithm} is invalid. Allowed algorithms: "
+                f"{GradClipAlgorithmType.supported_types()}."
             )
-        if gradient_clip_val:
-            algorithm = gradient_clip_algorithm or "norm"
-            self._attached_run().precision.clip_gradients(optimizer, gradient_clip_val, algorithm)
+        if limit:
+            run.precision.clip_gradients(optimizer, limit, algorithm)
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """The optimizer, or the list of them, for manual optimization.
@@ -195,7 +204,8 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """``loss.backward()`` for manual optimization, with hooks and loss scaling."""
         if self.automatic_optimization:
             raise MisconfigurationException(
-                "manual_backward() is for manual optimization: set self.automatic_optimization = False in __init__."
+                "to use manual_backward, please disable automatic optimization: set model property "
+                "`automatic_optimization` as False"
             )
         self._attached_run().backward(loss, *args, **kwargs)
 
@@ -322,9 +332,10 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
                 child.trainer = trainer
 
     def _attached_run(self) -> Run:
-        if self._run is None:
+        run = self._run if self._run is not None else self.trainer.run  # the last one, when it is over
+        if run is None:
             raise RuntimeError(f"{type(self).__qualname__} is not in a run: call this from a hook or a step.")
-        return self._run
+        return cast("Run", run)
 
     def _attach(self, run: Run | None) -> None:
         """Join this module, and modules in it, to a run; None leaves the last trainer readable."""

@@ -278,21 +278,26 @@ def prepare_workers(loader: Any) -> Any:
     return _with(loader, **changes) if changes else loader
 
 
-def without_shuffling(loader: Any) -> Any:
+def without_shuffling(prefix: str, loader: Any) -> Any:
     """For overfit_batches: the same batches every epoch."""
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
         return loader
-    rank_zero_warn("You requested to overfit but enabled training dataloader shuffling. It is switched off.")
+    rank_zero_warn(
+        f"You requested to overfit but enabled {prefix} dataloader shuffling. We are turning off the {prefix} "
+        "dataloader shuffling for you."
+    )
     return _with_sampler(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tell whatever in ``loader`` wants to know the epoch."""
+    told: list[Any] = []
     for name in ("sampler", "batch_sampler"):
         inner = getattr(loader, name, None)
         for candidate in (inner, getattr(inner, "sampler", None)):
-            if callable(getattr(candidate, "set_epoch", None)):
+            if callable(getattr(candidate, "set_epoch", None)) and not any(candidate is other for other in told):
                 candidate.set_epoch(epoch)  # type: ignore[union-attr]
+                told.append(candidate)
 
 
 def limit_batches(length: float, limit: int | float, flag: str) -> float:
@@ -301,18 +306,21 @@ def limit_batches(length: float, limit: int | float, flag: str) -> float:
     Raises:
         MisconfigurationException: A share of an unknown length, or one so small that no batch is left.
     """
+    stage = flag.removeprefix("limit_").removesuffix("_batches")
     if isinstance(limit, int) or limit == 0:
         return min(length, limit)
     if math.isinf(length):
         if limit == 1.0:
             return math.inf
         raise MisconfigurationException(
-            f"{flag}={limit} asks for a share of a loader that has no length: use 1.0, or a number of batches (int)."
+            f"When using an `IterableDataset`, `Trainer({flag})` must be `1.0` or an int: a share of a loader that has "
+            f"no length is unknown. An int specifies `num_{stage}_batches` to use."
         )
     count = int(length * limit)
     if count == 0 and length > 0:
         raise MisconfigurationException(
-            f"{flag}={limit} of {int(length)} batches is less than one batch: use at least {1 / length:.4f}."
+            f"You requested to check {limit} of the `{stage}_dataloader` but {limit} * {int(length)} < 1. Please "
+            f"increase the `{flag}` argument. Try at least `{flag}={1 / length}`"
         )
     return count
 
@@ -332,7 +340,10 @@ class TrainData:
     def __init__(self, loaders: Any, limit: int | float, mode: str = "max_size_cycle") -> None:
         self.combined = combine(loaders, mode)
         if self.combined.mode == "sequential":
-            raise ValueError("fit does not support CombinedLoader(mode='sequential'): use another mode.")
+            raise ValueError(
+                '`Trainer.fit` does not support the `CombinedLoader(mode="sequential")` mode. The available modes are: '
+                "['min_size', 'max_size_cycle', 'max_size']"
+            )
         self.combined.limits = [
             limit_batches(loader_length(loader), limit, "limit_train_batches") for loader in self.combined.flattened
         ]

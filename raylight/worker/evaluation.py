@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from raylight.config.messages import RunningStage
+from raylight.config.messages import RunningStage, TrainerFn
 from raylight.utilities.exceptions import MisconfigurationException, TunerExit
+from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.signatures import accepts, has_argument, requires
 from raylight.worker import legacy
 
@@ -87,7 +88,8 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
     step = _step_caller(run, f"{name}_step", evaluated.several)
     metrics, sanity = run.metrics, stage == RunningStage.SANITY_CHECKING
     seen = evaluated.seen
-    evaluated.set_epoch(run.state.epoch)
+    if run.state.fn == TrainerFn.FITTING:
+        evaluated.set_epoch(run.state.epoch)
     fetching = f"[_EvaluationLoop].{stage.dataloader_prefix}_next"
     batches = evaluated.batches(limits)
     for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, evaluated.combined.num_batches):
@@ -130,15 +132,16 @@ def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     step = run.recorder.call(run.strategy_action(name), getattr(run.model, name))
     if has_argument(step, "dataloader_iter"):
         raise MisconfigurationException(f"{name}(dataloader_iter) is not supported: take (batch, batch_idx).")
+    prefix = "val" if name == "validation_step" else name.removesuffix("_step")
     takes_loader = accepts(step, "dataloader_idx", 3)
     if several and not takes_loader:
         raise RuntimeError(
-            f"You provided multiple `{name.partition('_')[0]}` dataloaders, but no `dataloader_idx` argument in "
+            f"You provided multiple `{prefix}_dataloader`, but no `dataloader_idx` argument in "
             f"`{type(run.model).__name__}.{name}()`. Try adding `dataloader_idx=0` to its signature."
         )
     if not several and requires(step, "dataloader_idx"):
         raise RuntimeError(
-            f"You provided only a single `{name.partition('_')[0]}` dataloader, but have included `dataloader_idx` in "
+            f"You provided only a single `{prefix}_dataloader`, but have included `dataloader_idx` in "
             f"`{type(run.model).__name__}.{name}()`. Remove the argument, or give it a default."
         )
     count = (3 if several else 2) if accepts(step, "batch_idx", 2) else 1
@@ -166,7 +169,7 @@ def _evaluating(run: Run, name: str) -> Iterator[None]:
         _put_back(modes)
         raise
     hook = f"on_{name}_model_train"
-    if name != "predict" and run.overrides(hook):
+    if name != "predict" and is_overridden(hook, run.model):
         getattr(run.hooked, hook)()
     else:
         _put_back(modes)
@@ -191,7 +194,7 @@ def predict(run: Run) -> list[Any]:
     with inference(run):
         predicted = run.load_eval_data(stage)
         if predicted.combined.mode != "sequential":
-            raise ValueError(f"predict takes loaders one after the other, not {predicted.combined.mode!r}.")
+            raise ValueError('`trainer.predict()` only supports the `CombinedLoader(mode="sequential")` mode.')
         if predicted.is_empty:
             return []
         with _evaluating(run, "predict"):

@@ -27,6 +27,7 @@ class _NoOptimizer(Optimizer):
 
     def __init__(self) -> None:
         super().__init__([torch.zeros(1)], {})
+        self.param_groups = []
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return closure() if closure is not None else None
@@ -51,13 +52,15 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
     """
     returned = model.configure_optimizers()
     optimizers, schedulers, monitor = _parse(returned)
-    configs = [_scheduler_config(scheduler, monitor) for scheduler in schedulers]
+    to_config = _scheduler_config if model.automatic_optimization else _manual_scheduler_config
+    configs = [to_config(scheduler, monitor) for scheduler in schedulers]
     frequencies = _frequencies(returned)
     if model.automatic_optimization:
         check_several(model, optimizers)
         for config in configs:
             _check_automatic(config, model)
     for config in configs:
+        _check_stateful(config.scheduler)
         if getattr(config.scheduler, "optimizer", None) not in [*optimizers, None]:
             raise MisconfigurationException(
                 "Some schedulers are attached with an optimizer that wasn't returned from `configure_optimizers`."
@@ -75,8 +78,8 @@ def check_several(model: LightningModule, optimizers: list[Optimizer]) -> None:
         return
     if not has_argument(model.training_step, "optimizer_idx") and count_positional(model.training_step) < 3:
         raise RuntimeError(
-            "Training with multiple optimizers is only supported with manual optimization: set "
-            "`self.automatic_optimization = False` and access your optimizers in `training_step` with "
+            "Training with multiple optimizers is only supported with manual optimization. Set "
+            "`self.automatic_optimization = False`, then access your optimizers in `training_step` with "
             "`opt1, opt2, ... = self.optimizers()`. Or write `training_step(self, batch, batch_idx, optimizer_idx)` as "
             "in Lightning 1.x, to be called for each optimizer in turn."
         )
@@ -163,12 +166,28 @@ def _scheduler_config(given: Any, monitor: str | None) -> LRSchedulerConfig:
     return config
 
 
+def _manual_scheduler_config(given: Any, _: str | None) -> LRSchedulerConfig:
+    """With manual optimization training_step steps the scheduler; its interval is there for LearningRateMonitor."""
+    if not isinstance(given, dict):
+        return LRSchedulerConfig(given)
+    ignored = [name for name in ("reduce_on_plateau", "monitor", "strict") if name in given]
+    if ignored:
+        rank_zero_warn(
+            f"The lr scheduler dict contains the key(s) {ignored}, but the keys will be ignored. You need to call "
+            "`lr_scheduler.step()` manually in manual optimization.",
+            category=RuntimeWarning,
+        )
+    return _from_dict({name: value for name, value in given.items() if name not in ignored}, None)
+
+
 def _from_dict(given: dict[str, Any], monitor: str | None) -> LRSchedulerConfig:
     known = {field.name for field in fields(LRSchedulerConfig)}
     if extra := set(given) - known:
         rank_zero_warn(f"Found unsupported keys in the lr scheduler dict: {extra}", category=RuntimeWarning)
     if given.get("scheduler") is None:
-        raise MisconfigurationException('The lr scheduler dict must have the key "scheduler" with a scheduler.')
+        raise MisconfigurationException(
+            'The lr scheduler dict must have the key "scheduler" with its item being an lr scheduler'
+        )
     interval = given.get("interval", "epoch")
     if interval not in ("epoch", "step"):
         raise MisconfigurationException(
@@ -179,6 +198,14 @@ def _from_dict(given: dict[str, Any], monitor: str | None) -> LRSchedulerConfig:
         rank_zero_warn(f"A `{name}` scheduler is using 'interval': 'epoch'. Are you sure you didn't mean 'step'?")
     settings = {name: value for name, value in given.items() if name in known}
     return LRSchedulerConfig(**{"monitor": monitor, **settings})
+
+
+def _check_stateful(scheduler: Any) -> None:
+    if not hasattr(scheduler, "state_dict") or not hasattr(scheduler, "load_state_dict"):
+        raise TypeError(
+            f"The provided lr scheduler `{type(scheduler).__name__}` is invalid. It should have `state_dict` and "
+            "`load_state_dict` methods defined."
+        )
 
 
 def _check_automatic(config: LRSchedulerConfig, model: LightningModule) -> None:
@@ -201,16 +228,20 @@ class LightningOptimizer:
     """An optimizer whose ``step`` is counted, announced to hooks, and takes part in loss scaling.
 
     It is an instance of the wrapped optimizer's own class as well, and shares all of its state.
+
+    Args:
+        optimizer: torch's own.
+        run: What it steps in; None: a step is the optimizer's alone.
     """
 
     if not TYPE_CHECKING:  # mypy would take the shared __dict__ for a mistake
         __slots__ = ("_optimizer", "_run")
 
-    def __new__(cls, optimizer: Optimizer, run: Run) -> Any:
+    def __new__(cls, optimizer: Optimizer, run: Run | None = None) -> Any:
         own = type(f"Lightning{type(optimizer).__name__}", (cls, type(optimizer)), {"__slots__": ()})
         return object.__new__(own)
 
-    def __init__(self, optimizer: Optimizer, run: Run) -> None:
+    def __init__(self, optimizer: Optimizer, run: Run | None = None) -> None:
         self.__dict__ = optimizer.__dict__
         self._optimizer = optimizer
         self._run = run
@@ -229,11 +260,14 @@ class LightningOptimizer:
     def _step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         if closure is not None and not callable(closure):
             raise MisconfigurationException("When `optimizer.step(closure)` is called, the closure should be callable")
+        if self._run is None:
+            return self._optimizer.step(closure, **kwargs)
         return self._run.step_optimizer(self, closure, **kwargs)
 
     @contextlib.contextmanager
     def toggle_model(self, sync_grad: bool = True) -> Iterator[None]:
         """Gradients inside flow only to this optimizer's parameters; ``sync_grad=False`` also keeps them local."""
+        assert self._run is not None, "There is no model to toggle outside a run."
         model = self._run.model
         with contextlib.nullcontext() if sync_grad else self._run.strategy.block_backward_sync():
             model.toggle_optimizer(self._optimizer)

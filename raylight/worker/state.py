@@ -18,7 +18,7 @@ from raylight.checkpoint.progress import Position
 from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.utilities import tree
-from raylight.worker.fit_loop import FitLoop
+from raylight.worker.fit_loop import EvaluationLoop, FitLoop
 from raylight.worker.predict_loop import PredictLoop
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class TrainState:
             epoch_steps=self.global_step - self.first_step,
             scheduler_steps=self.scheduler_steps,
             epoch_scheduler_steps=self.scheduler_steps - self.first_scheduler_step,
-            val_batches=int(sum(self.num_val_batches)) if self.enable_validation else 0,
+            val_batches=int(sum(filter(math.isfinite, self.num_val_batches))) if self.enable_validation else 0,
         )
 
     def progress(self) -> dict[str, Any]:
@@ -220,6 +220,16 @@ class TrainerView:
         return FitLoop(self)
 
     @property
+    def validate_loop(self) -> EvaluationLoop:
+        """What ``validate`` has to do."""
+        return EvaluationLoop(self, "val", "validate_loop")
+
+    @property
+    def test_loop(self) -> EvaluationLoop:
+        """What ``test`` has to do."""
+        return EvaluationLoop(self, "test", "test_loop")
+
+    @property
     def predict_loop(self) -> PredictLoop:
         """What ``predict`` has made on this rank."""
         return self.run.predict_loop if self.run is not None else PredictLoop()
@@ -237,8 +247,7 @@ class TrainerView:
     def estimated_stepping_batches(self) -> float:
         """Optimizer steps of the whole fit: ``ceil(batches / accumulate) * epochs``, no more than max_steps.
 
-        Raises:
-            MisconfigurationException: The number of batches is unknown and max_steps is not set.
+        Without an end it is inf; max_steps, be it -1, where the loader has no length.
         """
         if self.run is None:
             return math.inf
