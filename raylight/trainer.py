@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+import torch
 from typing_extensions import Self
 
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
@@ -47,13 +48,14 @@ from raylight.strategies import Strategy
 from raylight.tuner.tuning import Tuner, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
+from raylight.utilities.empty_init import EmptyInit
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker import checkpointing
 from raylight.worker.ckpt_path import choose as choose_ckpt_path
 from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
-from raylight.worker.run import Run
+from raylight.worker.run import FIRST_STAGE, Run
 from raylight.worker.state import TrainerView, TrainState
 from raylight.worker.verify import verify
 
@@ -281,14 +283,15 @@ class Trainer(TrainerView):
             return_predictions: False where a callback writes them; None is True.
 
         Returns:
-            A list of batches, tensors on the CPU; with several loaders a list of those.
+            A list of batches, tensors on the CPU; with several loaders a list of those. None where there is no batch,
+            or they are not to be returned.
         """
         if isinstance(dataloaders, LightningDataModule):
             dataloaders, datamodule = None, dataloaders
         data = self._source(datamodule, predict=dataloaders)
         returned = return_predictions is None or return_predictions
         outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned)
-        return outcome.predictions if returned else None
+        return outcome.predictions or None if returned else None
 
     def tune(
         self,
@@ -342,11 +345,28 @@ class Trainer(TrainerView):
         finally:
             self.callbacks, self._loggers, self.state = kept
 
+    @contextlib.contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """Make modules inside with the precision of this Trainer, in this process on its device.
+
+        Args:
+            empty_init: True leaves weights as the memory was, for a checkpoint to fill; None is False.
+        """
+        strategy = self._strategy
+        device = torch.device("cpu") if wants_ray(self.config) else strategy.root_device
+        initial = EmptyInit() if empty_init else contextlib.nullcontext()
+        with device, strategy.precision_plugin.module_init_context(), initial:
+            yield
+
     def shutdown(self) -> None:
         """Let the workers go, and the Ray cluster if raylight started it. The next call starts anew."""
         if self._engine is not None:
             self._engine.shutdown()
             self._engine = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What only a live process has: the last run, and the workers.
+        return {**self.__dict__, "_run": None, "_engine": None}
 
     def __enter__(self) -> Self:
         return self
@@ -366,24 +386,37 @@ class Trainer(TrainerView):
         return_predictions: bool = True,
     ) -> Outcome:
         chosen = self._choose_model(model, fn)
+        self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING, stage=FIRST_STAGE[fn])
+        try:
+            return self._run_call(fn, chosen, data, ckpt_path, weights_only, model is not None, return_predictions)
+        except BaseException:
+            self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
+            raise
+
+    def _run_call(
+        self,
+        fn: TrainerFn,
+        chosen: LightningModule,
+        data: DataSource,
+        ckpt_path: str | os.PathLike[str] | None,
+        weights_only: bool | None,
+        model_given: bool,
+        return_predictions: bool,
+    ) -> Outcome:
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
-        path = self._choose_ckpt_path(fn, ckpt_path, model is not None)
+        path = self._choose_ckpt_path(fn, ckpt_path, model_given)
         self._attach(chosen, data)
         verify(self, fn, chosen, data)
         check_weights_only(weights_only)
         self._ckpt_path = path
         engine, placement = self._start_engine(data)
         job = self._make_job(fn, chosen, data, path, placement, return_predictions)
-        self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING)
         status = "failed"
         try:
             outcome = engine.execute(job, self._take_event)
             self.state = outcome.state
             status = "failed" if outcome.interrupted else "success"
-        except BaseException:
-            self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
-            raise
         finally:
             self._display.close()
             for logger in self._loggers:

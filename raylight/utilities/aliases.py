@@ -240,8 +240,9 @@ def _counterpart(fullname: str) -> str | None:
 def _share_log_levels() -> None:
     """Let raylight's messages heed the levels and handlers that a script gives to Lightning's loggers."""
     logger = logging.getLogger("raylight")
-    leave_messages()
-    show_messages(LIGHTNING_LOGGERS[0])
+    if logger.level == logging.INFO:  # not in a worker
+        leave_messages()
+        show_messages(LIGHTNING_LOGGERS[0])
     for name in reversed(LIGHTNING_LOGGERS):
         logger.parent = logging.getLogger(name)
         logger = logger.parent

@@ -350,6 +350,8 @@ class TrainData:
         self.num_batches = self.combined.num_batches
         self._single = not isinstance(loaders, CombinedLoader | list | tuple | dict)
         self._iterator: Iterator[Any] | None = None
+        self._epoch: int | None = None
+        """The one that the loaders were told last."""
         self.is_uneven = False
         """The ranks may have different numbers of batches: those that run out repeat their last one."""
         self.in_shadow = False
@@ -359,8 +361,10 @@ class TrainData:
         self._states: list[dict[str, Any]] = []
 
     def set_epoch(self, epoch: int) -> None:
-        for loader in self.combined.flattened:
-            set_epoch(loader, epoch)
+        if epoch != self._epoch:
+            for loader in self.combined.flattened:
+                set_epoch(loader, epoch)
+        self._epoch = epoch
 
     def agree(self, strategy: Strategy) -> None:
         """Collective: find out whether all ranks have as many batches.
@@ -466,9 +470,13 @@ _DONE = object()
 
 
 class DataLoaderIter(Iterator[tuple[Any, int, int]]):
-    """What ``training_step(dataloader_iter)`` is handed: gives ``(batch, batch_idx, dataloader_idx)``."""
+    """What ``training_step(dataloader_iter)`` is handed: gives ``(batch, batch_idx, dataloader_idx)``.
 
-    def __init__(self, batches: Iterator[tuple[int, Any, bool]]) -> None:
+    Args:
+        batches: Such triples, each with whether it is known to be the last.
+    """
+
+    def __init__(self, batches: Iterator[tuple[tuple[Any, int, int], bool]]) -> None:
         self._batches = batches
         self._following = next(batches, None)  # one ahead, to know which is the last
 
@@ -480,23 +488,32 @@ class DataLoaderIter(Iterator[tuple[Any, int, int]]):
     @property
     def is_last(self) -> bool:
         """The batch that comes next is the last."""
-        return self._following is not None and self._following[2]
+        return self._following is not None and self._following[1]
 
     def __next__(self) -> tuple[Any, int, int]:
         if self._following is None:
             raise StopIteration
-        batch_idx, batch, _ = self._following
+        taken, _ = self._following
         self._following = next(self._batches, None)
-        return batch, batch_idx, 0
+        return taken
 
 
 def as_iterators(batches: Iterator[tuple[int, Any, bool]]) -> Iterator[tuple[int, Any, bool]]:
     """For ``training_step(dataloader_iter)``: the same iterator in place of each batch, until it is used up."""
-    dataloader_iter = DataLoaderIter(batches)
+    dataloader_iter = DataLoaderIter(((batch, batch_idx, 0), is_last) for batch_idx, batch, is_last in batches)
     for index in itertools.count():
         if dataloader_iter.done:
             return
         yield index, dataloader_iter, dataloader_iter.is_last
+
+
+def as_eval_iterators(batches: Iterator[tuple[Any, int, int]]) -> Iterator[tuple[Any, int, int]]:
+    """The same for the steps of an evaluation."""
+    dataloader_iter = DataLoaderIter((each, False) for each in batches)
+    for index in itertools.count():
+        if dataloader_iter.done:
+            return
+        yield dataloader_iter, index, 0
 
 
 def _is_stateful(loader: Any) -> bool:

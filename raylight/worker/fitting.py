@@ -53,8 +53,8 @@ def sanity_check(run: Run) -> None:
         return
     state.stage = RunningStage.SANITY_CHECKING
     run.notify("on_sanity_check_start")
-    evaluated = run.load_eval_data(RunningStage.SANITY_CHECKING)
     with torch.no_grad():
+        evaluated = run.load_eval_data(RunningStage.SANITY_CHECKING)
         run_evaluation(run, RunningStage.SANITY_CHECKING, evaluated, state.num_sanity_val_batches)
     run.notify("on_sanity_check_end")
     state.callback_metrics, state.logged_metrics, state.progress_bar_metrics = {}, {}, {}
@@ -138,6 +138,7 @@ def train_epoch(run: Run) -> None:
     data.set_epoch(state.epoch)
     resumed_within = state.batches_done
     if not state.epoch_is_open:
+        state.epoch_val_batches = 0
         state.first_step, state.first_scheduler_step = state.global_step, state.scheduler_steps
         run.notify("on_train_epoch_start")
     state.epoch_is_open, run.validated_last = True, False
@@ -241,9 +242,12 @@ def _validate(run: Run) -> None:
         run.hooked.on_validation_model_zero_grad()  # frees the gradients' memory for a while
     state.stage = RunningStage.VALIDATING
     run.take_metrics()
-    evaluated = _val_data(run)
     with torch.no_grad():
+        evaluated = _val_data(run)
+        seen = sum(evaluated.seen)
         run_evaluation(run, RunningStage.VALIDATING, evaluated, evaluated.num_batches)
+    state.val_batches = sum(evaluated.seen) - seen
+    state.epoch_val_batches += state.val_batches
     state.stage = RunningStage.TRAINING
     run.last_validation = time.monotonic()
     run.val_deadline.restart()

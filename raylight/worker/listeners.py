@@ -57,7 +57,8 @@ def collect(run: Run) -> dict[str, list[Listener]]:
             listeners[LATE] = _bind(run, [callback for callback in called if monitors(callback)], hook)
             called = [callback for callback in called if not monitors(callback)]
         listeners[hook] = _bind(run, called, hook)
-        if overrides(model, hook, LightningModule) or (recorder.records and hasattr(model, hook)):
+        own_hook = hasattr(LightningModule, hook)  # else it is one of callbacks alone
+        if own_hook and (overrides(model, hook, LightningModule) or recorder.records):
             own = getattr(model, hook)
             listeners[hook].append(with_old_argument(run, hook, getattr(run.hooked, hook), count_required(own)))
         if overrides(strategy, hook, Strategy) or (recorder.records and hasattr(strategy, hook)):

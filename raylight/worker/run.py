@@ -537,7 +537,9 @@ class Run:
         if clips:
             outer, self.metrics.hook = self.metrics.hook, "configure_gradient_clipping"
             self.calls.configure_gradient_clipping(
-                optimizer, self.config.gradient_clip_val, self.config.gradient_clip_algorithm
+                optimizer,
+                gradient_clip_val=self.config.gradient_clip_val,
+                gradient_clip_algorithm=self.config.gradient_clip_algorithm,
             )
             self.metrics.hook = outer
 

@@ -90,6 +90,10 @@ class TrainState:
     """Likewise."""
     is_last_batch: bool = False
     """The batch at work is the last of its epoch."""
+    val_batches: int = 0
+    """Batches of the last validation within fit."""
+    epoch_val_batches: int = 0
+    """Batches of all validations of the epoch at work, or the last one."""
     is_accumulating: bool = False
     """The batch at work ends without an optimizer step."""
 
@@ -139,8 +143,18 @@ class TrainState:
             epoch_steps=self.global_step - self.first_step,
             scheduler_steps=self.scheduler_steps,
             epoch_scheduler_steps=self.scheduler_steps - self.first_scheduler_step,
-            val_batches=int(sum(filter(math.isfinite, self.num_val_batches))) if self.enable_validation else 0,
+            batches_begun=max(0, self.batch_idx + 1 - self.batches_trained) if self.epoch_is_open else 0,
+            is_accumulating=self.is_accumulating,
+            window_is_open=self.epoch_is_open and not self.epoch_is_over and self._window_is_open,
+            val_batches=self.val_batches,
+            epoch_val_batches=self.epoch_val_batches,
         )
+
+    @property
+    def _window_is_open(self) -> bool:
+        """Gradients are there that no optimizer has stepped with."""
+        at_end = self.is_last_batch and self.batches_trained == self.batch_idx + 1
+        return not at_end and self.batches_trained % self.accumulate_grad_batches != 0
 
     def progress(self) -> dict[str, Any]:
         """The counters that the next call goes on from."""
@@ -470,6 +484,11 @@ class TrainerView:
         return str(self.precision_plugin.precision)
 
     @property
+    def val_check_batch(self) -> float:
+        """Validation comes whenever this many batches are done; inf: at the epoch's end, or by the clock."""
+        return self.state.val_check_batch
+
+    @property
     def enable_validation(self) -> bool:
         """Whether fit validates: there is a validation_step and data for it."""
         return self.state.enable_validation
@@ -717,7 +736,8 @@ class TrainerView:
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on the driver's terminal, from rank 0 only."""
-        self._live_run().print(*args, **kwargs)
+        say = print if self.run is None else self.run.print
+        say(*args, **kwargs)
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:
