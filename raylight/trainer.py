@@ -58,7 +58,7 @@ from raylight.worker import checkpointing
 from raylight.worker.ckpt_path import choose as choose_ckpt_path
 from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
-from raylight.worker.run import Run
+from raylight.worker.run import FIRST_STAGE, Run
 from raylight.worker.state import TrainerView, TrainState
 from raylight.worker.verify import verify
 
@@ -290,14 +290,15 @@ class Trainer(TrainerView):
             return_predictions: False where a callback writes them; None is True.
 
         Returns:
-            A list of batches, tensors on the CPU; with several loaders a list of those.
+            A list of batches, tensors on the CPU; with several loaders a list of those. None where there is no batch,
+            or they are not to be returned.
         """
         if isinstance(dataloaders, LightningDataModule):
             dataloaders, datamodule = None, dataloaders
         data = self._source(datamodule, predict=dataloaders)
         returned = return_predictions is None or return_predictions
         outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned)
-        return outcome.predictions if returned else None
+        return outcome.predictions or None if returned else None
 
     @property
     def tuner(self) -> Tuner:
@@ -375,6 +376,10 @@ class Trainer(TrainerView):
             self._engine.shutdown()
             self._engine = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What only a live process has: the last run, and the workers.
+        return {**self.__dict__, "_run": None, "_engine": None}
+
     def __enter__(self) -> Self:
         return self
 
@@ -392,25 +397,38 @@ class Trainer(TrainerView):
         weights_only: bool | None,
         return_predictions: bool = True,
     ) -> Outcome:
-        chosen = self._choose_model(model)
+        chosen = self._choose_model(model, fn)
+        self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING, stage=FIRST_STAGE[fn])
+        try:
+            return self._run_call(fn, chosen, data, ckpt_path, weights_only, model is not None, return_predictions)
+        except BaseException:
+            self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
+            raise
+
+    def _run_call(
+        self,
+        fn: TrainerFn,
+        chosen: LightningModule,
+        data: DataSource,
+        ckpt_path: str | os.PathLike[str] | None,
+        weights_only: bool | None,
+        model_given: bool,
+        return_predictions: bool,
+    ) -> Outcome:
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
-        path = self._choose_ckpt_path(fn, ckpt_path, model is not None)
+        path = self._choose_ckpt_path(fn, ckpt_path, model_given)
         self._attach(chosen, data)
         verify(self, fn, chosen, data)
         check_weights_only(weights_only)
         self._ckpt_path = path
         engine, placement = self._start_engine(data)
         job = self._make_job(fn, chosen, data, path, placement, return_predictions)
-        self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING)
         status = "failed"
         try:
             outcome = engine.execute(job, self._take_event)
             self.state = outcome.state
             status = "failed" if outcome.interrupted else "success"
-        except BaseException:
-            self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
-            raise
         finally:
             self._display.close()
             for logger in self._loggers:
@@ -419,7 +437,7 @@ class Trainer(TrainerView):
             raise KeyboardInterrupt("Training was stopped by the user; what it has reached is in the model.")
         return outcome
 
-    def _choose_model(self, model: LightningModule | None) -> LightningModule:
+    def _choose_model(self, model: LightningModule | None, fn: TrainerFn) -> LightningModule:
         original: LightningModule | None = getattr(model, "_orig_mod", None)
         if original is not None:
             rank_zero_warn("The model is used without torch.compile; compile its submodules in configure_model.")
@@ -427,9 +445,14 @@ class Trainer(TrainerView):
         if model is None:
             model = self._model
         if model is None:
-            raise TypeError("No model: give the LightningModule, as nothing has been run by this Trainer yet.")
+            raise TypeError(
+                f"`Trainer.{fn}()` requires a `LightningModule` when it hasn't been passed in a previous run"
+            )
         if not isinstance(model, LightningModule):
-            raise TypeError(f"`model` must be a `LightningModule`, got `{type(model).__qualname__}`")
+            raise TypeError(
+                "`model` must be a `LightningModule` or `torch._dynamo.OptimizedModule`, got "
+                f"`{type(model).__qualname__}`"
+            )
         return model
 
     def _attach(self, model: LightningModule, data: DataSource) -> None:
@@ -445,10 +468,11 @@ class Trainer(TrainerView):
     def _source(self, datamodule: LightningDataModule | None, **loaders: Any) -> DataSource:
         given = [name for name, loader in loaders.items() if loader is not None]
         if datamodule is not None and given:
-            raise MisconfigurationException(
-                f"You cannot pass {' or '.join(f'`{name}_dataloaders`' for name in given)} together with `datamodule`: "
-                "the loaders would be ambiguous. Give one of them."
-            )
+            call = "You cannot pass `train_dataloader` or `val_dataloaders` to `trainer.fit(datamodule=...)`"
+            if "train" not in loaders:
+                fn = "validate" if "val" in loaders else given[0]
+                call = f"You cannot pass both `trainer.{fn}(dataloaders=..., datamodule=...)`"
+            raise MisconfigurationException(f"{call}: the loaders would be ambiguous. Give one of them.")
         return DataSource(datamodule=datamodule, **loaders)
 
     def _start_engine(self, data: DataSource) -> tuple[Engine, Placement]:

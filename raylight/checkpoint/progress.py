@@ -31,8 +31,16 @@ class Position:
     """Optimizer steps in this epoch."""
     scheduler_steps: int = 0
     epoch_scheduler_steps: int = 0
+    batches_begun: int = 0
+    """1 where a batch has begun that is not trained on yet."""
+    is_accumulating: bool = False
+    """The batch at work ends without an optimizer step."""
+    window_is_open: bool = False
+    """Gradients of batches trained on wait for their optimizer step."""
     val_batches: int = 0
     """Batches of the last validation."""
+    epoch_val_batches: int = 0
+    """Batches of all validations of this epoch."""
 
 
 def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
@@ -40,14 +48,21 @@ def to_loops(position: Position, automatic: bool) -> dict[str, Any]:
     p = position
     open_batches = int(p.batch_is_open)
     steps = _steps(p.global_step, p.epoch_steps) if automatic else _steps(0)
-    zero_grads = {name: {**counts, "started": counts["completed"]} for name, counts in steps.items()}
+    cleared = int(automatic and p.window_is_open)
+    zero_grads = {
+        name: dict.fromkeys(("ready", "started", "completed"), counts["completed"] + cleared)
+        for name, counts in steps.items()
+    }
+    if automatic and p.batches_begun and not p.is_accumulating:
+        for counts in steps.values():
+            counts["ready"] += 1
     batches = {
-        "total": _counts(p.total_batches, open_batches),
-        "current": _counts(p.batches_done, open_batches),
+        "total": _counts(p.total_batches, open_batches, p.batches_begun),
+        "current": _counts(p.batches_done, open_batches, p.batches_begun),
         "is_last_batch": p.is_last_batch,
     }
     val_batches = {
-        "total": _counts(p.val_batches),
+        "total": _counts(p.epoch_val_batches),
         "current": _counts(p.val_batches),
         "is_last_batch": p.val_batches > 0,
     }
@@ -117,6 +132,7 @@ def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
         scheduler_steps=count("epoch_loop.scheduler_progress", "total", "completed"),
         epoch_scheduler_steps=count("epoch_loop.scheduler_progress", "current", "completed"),
         val_batches=count("epoch_loop.val_loop.batch_progress", "current", "ready"),
+        epoch_val_batches=count("epoch_loop.val_loop.batch_progress", "total", "ready"),
     )
 
 
@@ -127,8 +143,8 @@ def loader_states(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
     return states
 
 
-def _counts(done: int, still_open: int = 0) -> dict[str, int]:
-    return {"ready": done, "completed": done - still_open, "started": done, "processed": done}
+def _counts(done: int, still_open: int = 0, begun: int = 0) -> dict[str, int]:
+    return {"ready": done + begun, "completed": done - still_open, "started": done + begun, "processed": done}
 
 
 def _steps(done: int, in_epoch: int = 0) -> dict[str, dict[str, int]]:

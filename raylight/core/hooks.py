@@ -53,8 +53,8 @@ class DataHooks:
 
     def _dataloader_missing(self, name: str) -> NoReturn:
         raise MisconfigurationException(
-            f"`{name}` must be implemented: {type(self).__name__} does not define it. Define it there, or hand "
-            "dataloaders or a datamodule to the Trainer's method."
+            f"`{name}` must be implemented to be used with the Lightning Trainer: {type(self).__name__} does not "
+            "define it. Define it there, or hand dataloaders or a datamodule to the Trainer's method."
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

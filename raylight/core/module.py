@@ -164,7 +164,9 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients of ``optimizer``; given are the Trainer's flags."""
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.clip_gradients(
+            optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
+        )
 
     def clip_gradients(
         self,
@@ -217,7 +219,8 @@ class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, 
         """``loss.backward()`` for manual optimization, with hooks and loss scaling."""
         if self.automatic_optimization:
             raise MisconfigurationException(
-                "manual_backward() is for manual optimization: set self.automatic_optimization = False in __init__."
+                "to use manual_backward, please disable automatic optimization: set model property "
+                "`automatic_optimization` as False"
             )
         self._attached_run().backward(loss, *args, **kwargs)
 

@@ -20,6 +20,7 @@ from raylight.config.messages import Event, Job, LoggerCall, Outcome
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
 from raylight.utilities import aliases, seed
+from raylight.utilities.rank_zero import leave_messages
 from raylight.worker.control import StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
 from raylight.worker.execute import execute
@@ -89,6 +90,7 @@ class WorkerActor:
 
     def __init__(self) -> None:
         os.environ[IN_ACTOR_VARIABLE] = "1"
+        leave_messages()  # Ray would show each beside the driver's own
         by_value.install()
         self._membership: Membership | None = None
         self._device = torch.device("cpu")

@@ -21,6 +21,7 @@ from typing import Any
 
 from raylight.utilities.exceptions import MissingNameError
 from raylight.utilities.import_paths import INSTEAD, PATHS
+from raylight.utilities.rank_zero import leave_messages, show_messages
 
 ROOTS = {
     "lightning.pytorch": "raylight",
@@ -239,6 +240,9 @@ def _counterpart(fullname: str) -> str | None:
 def _share_log_levels() -> None:
     """Let raylight's messages heed the levels and handlers that a script gives to Lightning's loggers."""
     logger = logging.getLogger("raylight")
+    if logger.level == logging.INFO:  # not in a worker
+        leave_messages()
+        show_messages(LIGHTNING_LOGGERS[0])
     for name in reversed(LIGHTNING_LOGGERS):
         logger.parent = logging.getLogger(name)
         logger = logger.parent

@@ -93,21 +93,32 @@ def has_len_all_ranks(
         return False
     name = type(dataloader).__name__
     total = int(strategy.reduce(torch.tensor(length, device=strategy.root_device), reduce_op="sum"))
-    if total == 0:
-        rank_zero_warn(f"Total length of `{name}` across ranks is zero. Please make sure this was your intention.")
-    elif length == 0:
+    warn_of_length(dataloader, total)
+    if total and not length:
         if not allow_zero_length_dataloader_with_multiple_devices:
             raise RuntimeError(
                 f"`{name}` within local rank has zero length. Please make sure that it returns at least 1 batch."
             )
         rank_zero_warn(f"`{name}` has no batch on this rank, but on others: mind uneven numbers of batches.")
+    return True
+
+
+def warn_of_length(dataloader: object, total: int) -> None:
+    """Warn where a dataloader has no batch, or where its length may be wrong.
+
+    Args:
+        dataloader: One that knows its length.
+        total: That length, over all ranks.
+    """
+    if total == 0:
+        name = type(dataloader).__name__
+        rank_zero_warn(f"Total length of `{name}` across ranks is zero. Please make sure this was your intention.")
     if has_iterable_dataset(dataloader):
         rank_zero_warn(
             "Your `IterableDataset` has `__len__` defined. In combination with multi-process data loading (when "
             "num_workers > 1), `__len__` could be inaccurate if each worker is not configured independently to avoid "
             "having duplicate data."
         )
-    return True
 
 
 def suggested_max_num_workers(local_world_size: int) -> int:

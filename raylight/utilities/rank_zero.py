@@ -12,7 +12,27 @@ from typing import Any, ParamSpec, TypeVar, overload
 P = ParamSpec("P")
 T = TypeVar("T")
 
-log = logging.getLogger("raylight")
+log = logging.getLogger(__name__)
+
+
+_on_stderr = logging.StreamHandler()
+
+
+def show_messages(name: str = "raylight") -> None:
+    """Let INFO messages of the logger ``name`` be seen: by the root's handlers where it has any, else on stderr."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    if not logging.getLogger().hasHandlers():
+        logger.addHandler(_on_stderr)
+        logger.propagate = False
+
+
+def leave_messages(name: str = "raylight") -> None:
+    """Undo ``show_messages``: another logger, above this one, sees to them."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(_on_stderr)
+    logger.propagate = True
 
 
 class PossibleUserWarning(UserWarning):
@@ -85,13 +105,13 @@ def rank_zero_deprecation(
 
 @rank_zero_only
 def rank_zero_info(*args: Any, stacklevel: int = 3, **kwargs: Any) -> None:
-    """Log at INFO level under the logger "raylight" on rank 0; arguments as for ``logging.info``."""
+    """Log at INFO level under this module's logger on rank 0; arguments as for ``logging.info``."""
     log.info(*args, stacklevel=stacklevel, **kwargs)
 
 
 @rank_zero_only
 def rank_zero_debug(*args: Any, stacklevel: int = 3, **kwargs: Any) -> None:
-    """Log at DEBUG level under the logger "raylight" on rank 0; arguments as for ``logging.debug``."""
+    """Log at DEBUG level under this module's logger on rank 0; arguments as for ``logging.debug``."""
     log.debug(*args, stacklevel=stacklevel, **kwargs)
 
 

@@ -175,10 +175,15 @@ def _restore_position(run: Run, position: progress.Position) -> None:
     state.first_scheduler_step = position.scheduler_steps - position.epoch_scheduler_steps
     counted = position.global_step if run.model.automatic_optimization else position.total_batches
     state.logger_step = min(position.logger_step + 1, counted)  # a batch's hooks may have been running
-    finished = position.epoch_is_over or (position.is_last_batch and position.batch_is_open)
+    # A run that counts steps goes on within the epoch that its last step has cut short.
+    cut_short = run.trainer.max_steps != -1 and position.batches_done > 0 and not position.is_last_batch
+    finished = not cut_short and (position.epoch_is_over or (position.is_last_batch and position.batch_is_open))
     state.epoch = position.epoch + int(finished)
-    state.batches_done = position.batches_done if position.epoch_is_open and not finished else 0
+    goes_on_within = cut_short or (position.epoch_is_open and not finished)
+    state.batches_done = position.batches_done if goes_on_within else 0
+    state.epoch_is_open = position.epoch_is_open and state.batches_done > 0
     state.batches_trained, state.is_last_batch = state.batches_done, position.is_last_batch
+    run.resumed_within = position.epoch_is_open and not position.epoch_is_over
     limit = run.trainer.max_epochs
     if limit is not None and limit != -1 and state.epoch > limit:
         raise MisconfigurationException(

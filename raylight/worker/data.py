@@ -278,21 +278,26 @@ def prepare_workers(loader: Any) -> Any:
     return _with(loader, **changes) if changes else loader
 
 
-def without_shuffling(loader: Any) -> Any:
+def without_shuffling(prefix: str, loader: Any) -> Any:
     """For overfit_batches: the same batches every epoch."""
     if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
         return loader
-    rank_zero_warn("You requested to overfit but enabled training dataloader shuffling. It is switched off.")
+    rank_zero_warn(
+        f"You requested to overfit but enabled {prefix} dataloader shuffling. We are turning off the {prefix} "
+        "dataloader shuffling for you."
+    )
     return _with_sampler(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tell whatever in ``loader`` wants to know the epoch."""
+    told: list[Any] = []
     for name in ("sampler", "batch_sampler"):
         inner = getattr(loader, name, None)
         for candidate in (inner, getattr(inner, "sampler", None)):
-            if callable(getattr(candidate, "set_epoch", None)):
+            if callable(getattr(candidate, "set_epoch", None)) and not any(candidate is other for other in told):
                 candidate.set_epoch(epoch)  # type: ignore[union-attr]
+                told.append(candidate)
 
 
 def limit_batches(length: float, limit: int | float, flag: str) -> float:
@@ -301,18 +306,21 @@ def limit_batches(length: float, limit: int | float, flag: str) -> float:
     Raises:
         MisconfigurationException: A share of an unknown length, or one so small that no batch is left.
     """
+    stage = flag.removeprefix("limit_").removesuffix("_batches")
     if isinstance(limit, int) or limit == 0:
         return min(length, limit)
     if math.isinf(length):
         if limit == 1.0:
             return math.inf
         raise MisconfigurationException(
-            f"{flag}={limit} asks for a share of a loader that has no length: use 1.0, or a number of batches (int)."
+            f"When using an `IterableDataset`, `Trainer({flag})` must be `1.0` or an int: a share of a loader that has "
+            f"no length is unknown. An int specifies `num_{stage}_batches` to use."
         )
     count = int(length * limit)
     if count == 0 and length > 0:
         raise MisconfigurationException(
-            f"{flag}={limit} of {int(length)} batches is less than one batch: use at least {1 / length:.4f}."
+            f"You requested to check {limit} of the `{stage}_dataloader` but {limit} * {int(length)} < 1. Please "
+            f"increase the `{flag}` argument. Try at least `{flag}={1 / length}`"
         )
     return count
 
@@ -332,13 +340,18 @@ class TrainData:
     def __init__(self, loaders: Any, limit: int | float, mode: str = "max_size_cycle") -> None:
         self.combined = combine(loaders, mode)
         if self.combined.mode == "sequential":
-            raise ValueError('fit does not support the `CombinedLoader(mode="sequential")` mode: use another one.')
+            raise ValueError(
+                '`Trainer.fit` does not support the `CombinedLoader(mode="sequential")` mode. The available modes are: '
+                "['min_size', 'max_size_cycle', 'max_size']"
+            )
         self.combined.limits = [
             limit_batches(loader_length(loader), limit, "limit_train_batches") for loader in self.combined.flattened
         ]
         self.num_batches = self.combined.num_batches
         self._single = not isinstance(loaders, CombinedLoader | list | tuple | dict)
         self._iterator: Iterator[Any] | None = None
+        self._epoch: int | None = None
+        """The one that the loaders were told last."""
         self.is_uneven = False
         """The ranks may have different numbers of batches: those that run out repeat their last one."""
         self.in_shadow = False
@@ -348,8 +361,10 @@ class TrainData:
         self._states: list[dict[str, Any]] = []
 
     def set_epoch(self, epoch: int) -> None:
-        for loader in self.combined.flattened:
-            set_epoch(loader, epoch)
+        if epoch != self._epoch:
+            for loader in self.combined.flattened:
+                set_epoch(loader, epoch)
+        self._epoch = epoch
 
     def agree(self, strategy: Strategy) -> None:
         """Collective: find out whether all ranks have as many batches.
@@ -455,9 +470,13 @@ _DONE = object()
 
 
 class DataLoaderIter(Iterator[tuple[Any, int, int]]):
-    """What ``training_step(dataloader_iter)`` is handed: gives ``(batch, batch_idx, dataloader_idx)``."""
+    """What ``training_step(dataloader_iter)`` is handed: gives ``(batch, batch_idx, dataloader_idx)``.
 
-    def __init__(self, batches: Iterator[tuple[int, Any, bool]]) -> None:
+    Args:
+        batches: Such triples, each with whether it is known to be the last.
+    """
+
+    def __init__(self, batches: Iterator[tuple[tuple[Any, int, int], bool]]) -> None:
         self._batches = batches
         self._following = next(batches, None)  # one ahead, to know which is the last
 
@@ -469,23 +488,32 @@ class DataLoaderIter(Iterator[tuple[Any, int, int]]):
     @property
     def is_last(self) -> bool:
         """The batch that comes next is the last."""
-        return self._following is not None and self._following[2]
+        return self._following is not None and self._following[1]
 
     def __next__(self) -> tuple[Any, int, int]:
         if self._following is None:
             raise StopIteration
-        batch_idx, batch, _ = self._following
+        taken, _ = self._following
         self._following = next(self._batches, None)
-        return batch, batch_idx, 0
+        return taken
 
 
 def as_iterators(batches: Iterator[tuple[int, Any, bool]]) -> Iterator[tuple[int, Any, bool]]:
     """For ``training_step(dataloader_iter)``: the same iterator in place of each batch, until it is used up."""
-    dataloader_iter = DataLoaderIter(batches)
+    dataloader_iter = DataLoaderIter(((batch, batch_idx, 0), is_last) for batch_idx, batch, is_last in batches)
     for index in itertools.count():
         if dataloader_iter.done:
             return
         yield index, dataloader_iter, dataloader_iter.is_last
+
+
+def as_eval_iterators(batches: Iterator[tuple[Any, int, int]]) -> Iterator[tuple[Any, int, int]]:
+    """The same for the steps of an evaluation."""
+    dataloader_iter = DataLoaderIter((each, False) for each in batches)
+    for index in itertools.count():
+        if dataloader_iter.done:
+            return
+        yield dataloader_iter, index, 0
 
 
 def _is_stateful(loader: Any) -> bool:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from raylight.config.messages import RunningStage
-from raylight.utilities.exceptions import MisconfigurationException, TunerExit
+from raylight.config.messages import RunningStage, TrainerFn
+from raylight.utilities.exceptions import TunerExit
+from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.signatures import accepts, has_argument, requires
 from raylight.worker import legacy
+from raylight.worker.data import as_eval_iterators
 
 if TYPE_CHECKING:
     from raylight.worker.data import EvalData
@@ -87,13 +89,14 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
     step = _step_caller(run, f"{name}_step", evaluated.several)
     metrics, sanity = run.metrics, stage == RunningStage.SANITY_CHECKING
     seen = evaluated.seen
-    evaluated.set_epoch(run.state.epoch)
+    if run.state.fn == TrainerFn.FITTING:
+        evaluated.set_epoch(run.state.epoch)
     fetching = f"[_EvaluationLoop].{stage.dataloader_prefix}_next"
-    batches = evaluated.batches(limits)
+    batches, transfer = _fetching(run, f"{name}_step", evaluated, limits)
     for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, evaluated.combined.num_batches):
         if batch_idx == 0:
             run.take_metrics()  # of the loader that has ended
-        batch = run.transfer(batch, dataloader_idx)
+        batch = transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if evaluated.several else (batch, batch_idx)
         metrics.start_batch(batch, dataloader_idx if evaluated.several else None)
         run.notify(f"on_{name}_batch_start", *where)
@@ -109,6 +112,16 @@ def _run_batches(run: Run, stage: RunningStage, evaluated: EvalData, limits: lis
     run.take_metrics()
     metrics.end_batches()
     return outputs if keeps else None
+
+
+def _fetching(
+    run: Run, step: str, evaluated: EvalData, limits: list[float]
+) -> tuple[Iterator[tuple[Any, int, int]], Callable[[Any, int], Any]]:
+    """The batches of a pass, and what brings each to the device; for ``step(dataloader_iter)`` iterators of them."""
+    batches = evaluated.batches(limits)
+    if has_argument(getattr(run.model, step), "dataloader_iter"):
+        return as_eval_iterators(batches), lambda dataloader_iter, _: dataloader_iter
+    return batches, run.transfer
 
 
 def _finish_epoch(run: Run, stage: RunningStage, num_dataloaders: int) -> Results:
@@ -128,20 +141,20 @@ def _finish_epoch(run: Run, stage: RunningStage, num_dataloaders: int) -> Result
 def _step_caller(run: Run, name: str, several: bool) -> Callable[..., Any]:
     """Calls a step with those of (batch, batch_idx, dataloader_idx) that it takes."""
     step = run.recorder.call(run.strategy_action(name), getattr(run.model, name))
-    if has_argument(step, "dataloader_iter"):
-        raise MisconfigurationException(f"{name}(dataloader_iter) is not supported: take (batch, batch_idx).")
-    takes_loader = accepts(step, "dataloader_idx", 3)
+    prefix = "val" if name == "validation_step" else name.removesuffix("_step")
+    takes_iterator = has_argument(step, "dataloader_iter")
+    takes_loader = takes_iterator or accepts(step, "dataloader_idx", 3)
     if several and not takes_loader:
         raise RuntimeError(
-            f"You provided multiple `{name.partition('_')[0]}` dataloaders, but no `dataloader_idx` argument in "
+            f"You provided multiple `{prefix}_dataloader`, but no `dataloader_idx` argument in "
             f"`{type(run.model).__name__}.{name}()`. Try adding `dataloader_idx=0` to its signature."
         )
     if not several and requires(step, "dataloader_idx"):
         raise RuntimeError(
-            f"You provided only a single `{name.partition('_')[0]}` dataloader, but have included `dataloader_idx` in "
+            f"You provided only a single `{prefix}_dataloader`, but have included `dataloader_idx` in "
             f"`{type(run.model).__name__}.{name}()`. Remove the argument, or give it a default."
         )
-    count = (3 if several else 2) if accepts(step, "batch_idx", 2) else 1
+    count = (3 if several else 2) if accepts(step, "batch_idx", 2) and not takes_iterator else 1
     step = legacy.with_step_end(run, name.removesuffix("_step"), step)
 
     context = getattr(run.precision, f"{CONTEXTS.get(name, name)}_context")
@@ -166,7 +179,7 @@ def _evaluating(run: Run, name: str) -> Iterator[None]:
         _put_back(modes)
         raise
     hook = f"on_{name}_model_train"
-    if name != "predict" and run.overrides(hook):
+    if name != "predict" and is_overridden(hook, run.model):
         getattr(run.hooked, hook)()
     else:
         _put_back(modes)
@@ -209,16 +222,18 @@ def predict(run: Run) -> list[Any]:
 
 def _predict_batches(run: Run, predicted: EvalData) -> None:
     step, loop = _step_caller(run, "predict_step", predicted.several), run.predict_loop
-    batches = predicted.batches(predicted.num_batches)
+    batches, transfer = _fetching(run, "predict_step", predicted, predicted.num_batches)
     fetching = "[_PredictionLoop].predict_next"
     for batch, batch_idx, dataloader_idx in run.recorder.each(fetching, batches, predicted.combined.num_batches):
-        batch = run.transfer(batch, dataloader_idx)
+        batch = transfer(batch, dataloader_idx)
         where = (batch, batch_idx, dataloader_idx) if predicted.several else (batch, batch_idx)
         if loop.watches:
             loop.start_batch(dataloader_idx)
         run.notify("on_predict_batch_start", *where)
         output = step(*where)
         run.notify("on_predict_batch_end", output, *where)
+        if output is None:
+            run.notices.warn("predict returned None if it was on purpose, ignore this warning...")
         if loop.keeps_predictions:
             loop.keep(dataloader_idx, output)
 

@@ -79,6 +79,30 @@ class FitLoop:
         return self._trainer.global_step
 
     @property
+    def done(self) -> bool:
+        """Whether no further epoch begins."""
+        state = self._trainer.state
+        enough_epochs = not self.min_epochs or state.epoch + int(state.epoch_is_over) >= self.min_epochs
+        enough_steps = not self.min_steps or state.global_step >= self.min_steps
+        stops = state.should_stop and enough_epochs and enough_steps
+        return why_done(self._trainer) is not None or stops
+
+    @property
+    def skip(self) -> bool:
+        """Whether ``fit`` has nothing to train."""
+        return self.done or self._trainer.limit_train_batches == 0
+
+    @property
+    def val_loop(self) -> EvaluationLoop:
+        """Validation inside fit."""
+        return EvaluationLoop(self._trainer, "val", "epoch_loop.val_loop.batch_progress")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counters, as they stand in a checkpoint."""
+        loops: dict[str, dict[str, Any]] = self._loops
+        return loops["fit_loop"]
+
+    @property
     def epoch_loop(self) -> FitLoop:
         """The same: Lightning divides these names between two objects."""
         return self
@@ -115,9 +139,65 @@ class FitLoop:
         return self._trainer.logger_step
 
     def _counters(self, name: str) -> Any:
-        module = self._trainer.lightning_module
-        loops = to_loops(self._trainer.state.position(), module is None or module.automatic_optimization)
-        return _namespace(loops["fit_loop"][name])
+        return _namespace(self._loops["fit_loop"][name])
+
+    @property
+    def _loops(self) -> dict[str, Any]:
+        return _loops(self._trainer)
+
+
+class EvaluationLoop:
+    """Reads how much a trainer's evaluation has to do. The loop itself is ``raylight.worker.evaluation``.
+
+    Args:
+        trainer: Whose.
+        prefix: "val" or "test".
+        counters: Where its counters stand in a checkpoint: in "fit_loop", or the loop's own name.
+    """
+
+    def __init__(self, trainer: TrainerView, prefix: str, counters: str) -> None:
+        self._trainer = trainer
+        self._prefix = prefix
+        self._counters = counters
+
+    @property
+    def max_batches(self) -> list[float]:
+        """Batches to take of each loader on this worker; inf for one without length."""
+        batches: list[float] = getattr(self._trainer, f"num_{self._prefix}_batches")
+        return batches
+
+    @property
+    def num_dataloaders(self) -> int:
+        return len(self.max_batches)
+
+    @property
+    def batch_progress(self) -> Any:
+        """Batches: ``total`` and ``current``, each with ``ready``, ``started``, ``processed``, ``completed``."""
+        loops = _loops(self._trainer)
+        found = loops["fit_loop"].get(self._counters) or loops[self._counters]["batch_progress"]
+        return _namespace(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counters, as they stand in a checkpoint."""
+        loops: dict[str, dict[str, Any]] = _loops(self._trainer)
+        return loops[self._counters]
+
+
+def why_done(trainer: TrainerView) -> str | None:
+    """The limit that training has reached; None where it has not."""
+    state = trainer.state
+    if state.num_training_batches == 0:
+        return "No training batches."
+    if trainer.max_steps != -1 and state.global_step >= trainer.max_steps:
+        return f"`max_steps={trainer.max_steps!r}` reached."
+    if trainer.max_epochs not in (-1, None) and state.epoch >= trainer.max_epochs:
+        return f"`max_epochs={trainer.max_epochs!r}` reached."
+    return None
+
+
+def _loops(trainer: TrainerView) -> dict[str, Any]:
+    module = trainer.lightning_module
+    return to_loops(trainer.state.position(), module is None or module.automatic_optimization)
 
 
 def _namespace(value: Any) -> Any:

@@ -11,12 +11,13 @@ import torch
 from raylight.config.messages import RunningStage
 from raylight.utilities.durations import parse_duration
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.utilities.rank_zero import PossibleUserWarning, rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
 from raylight.utilities.signatures import has_argument
 from raylight.worker import legacy
 from raylight.worker.data import as_iterators
 from raylight.worker.evaluation import run_evaluation
+from raylight.worker.fit_loop import why_done
 from raylight.worker.optimization import batch_trainer
 from raylight.worker.schedulers import step_after_batch, step_schedulers
 
@@ -46,12 +47,14 @@ def fit(run: Run) -> None:
 def sanity_check(run: Run) -> None:
     """Try a few validation batches, so that a mistake there shows before training."""
     state = run.state
-    if not state.enable_validation or not run.trainer.num_sanity_val_steps or run.resumed:
+    if not state.enable_validation or not run.trainer.num_sanity_val_steps:
+        return
+    if run.resumed and (run.resumed_within or run.trainer.max_steps != -1):
         return
     state.stage = RunningStage.SANITY_CHECKING
     run.notify("on_sanity_check_start")
-    evaluated = run.load_eval_data(RunningStage.SANITY_CHECKING)
     with torch.no_grad():
+        evaluated = run.load_eval_data(RunningStage.SANITY_CHECKING)
         run_evaluation(run, RunningStage.SANITY_CHECKING, evaluated, state.num_sanity_val_batches)
     run.notify("on_sanity_check_end")
     state.callback_metrics, state.logged_metrics, state.progress_bar_metrics = {}, {}, {}
@@ -68,6 +71,7 @@ def train(run: Run) -> None:
     if limit_reached(run):
         return
     _ask_for_validation_data(run)
+    _warn_of_eval_mode(run)
     run.notify("on_train_start")
     while not limit_reached(run):
         train_epoch(run)
@@ -95,17 +99,19 @@ def _ask_for_validation_data(run: Run) -> None:
         run.load_eval_data(RunningStage.VALIDATING)
 
 
+def _warn_of_eval_mode(run: Run) -> None:
+    if count := sum(not module.training for module in run.model.modules()):
+        rank_zero_warn(
+            f"Found {count} module(s) in eval mode at the start of training. This may lead to unexpected behavior "
+            "during training. If this is intentional, you can ignore this warning.",
+            category=PossibleUserWarning,
+        )
+
+
 def limit_reached(run: Run) -> bool:
     """Whether no further epoch begins."""
-    state = run.state
-    if state.num_training_batches == 0:
-        rank_zero_info("`Trainer.fit` stopped: No training batches.")
-        return True
-    if run.trainer.max_steps != -1 and state.global_step >= run.trainer.max_steps:
-        rank_zero_info(f"`Trainer.fit` stopped: `max_steps={run.trainer.max_steps!r}` reached.")
-        return True
-    if state.max_epochs not in (-1, None) and state.epoch >= state.max_epochs:
-        rank_zero_info(f"`Trainer.fit` stopped: `max_epochs={state.max_epochs!r}` reached.")
+    if reason := why_done(run.trainer):
+        rank_zero_info(f"`Trainer.fit` stopped: {reason}")
         return True
     return may_stop(run)
 
@@ -118,7 +124,7 @@ def may_stop(run: Run) -> bool:
     enough_epochs = not state.min_epochs or state.epoch + int(state.epoch_is_over) >= state.min_epochs
     enough_steps = not run.trainer.min_steps or state.global_step >= run.trainer.min_steps
     if not (enough_epochs and enough_steps):
-        rank_zero_info(
+        run.notices.info(
             f"Trainer was signaled to stop but the required `min_epochs={state.min_epochs!r}` or "
             f"`min_steps={run.trainer.min_steps!r}` has not been met. Training will continue..."
         )
@@ -131,7 +137,8 @@ def train_epoch(run: Run) -> None:
     data = _reloaded(run)
     data.set_epoch(state.epoch)
     resumed_within = state.batches_done
-    if not resumed_within:
+    if not state.epoch_is_open:
+        state.epoch_val_batches = 0
         state.first_step, state.first_scheduler_step = state.global_step, state.scheduler_steps
         run.notify("on_train_epoch_start")
     state.epoch_is_open, run.validated_last = True, False
@@ -235,9 +242,12 @@ def _validate(run: Run) -> None:
         run.hooked.on_validation_model_zero_grad()  # frees the gradients' memory for a while
     state.stage = RunningStage.VALIDATING
     run.take_metrics()
-    evaluated = _val_data(run)
     with torch.no_grad():
+        evaluated = _val_data(run)
+        seen = sum(evaluated.seen)
         run_evaluation(run, RunningStage.VALIDATING, evaluated, evaluated.num_batches)
+    state.val_batches = sum(evaluated.seen) - seen
+    state.epoch_val_batches += state.val_batches
     state.stage = RunningStage.TRAINING
     run.last_validation = time.monotonic()
     run.val_deadline.restart()

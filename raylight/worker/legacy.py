@@ -135,10 +135,11 @@ def _adapted(run: Run, name: str) -> Callable[..., Any]:
     takes_all = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters)
     count = len(BEFORE[name]) if takes_all else sum(p.kind in POSITIONAL for p in parameters)
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **named: Any) -> Any:
         values = {
             "optimizer": run.optimizers[run.optimizer_idx],
             **dict(zip(TODAY[name], args, strict=False)),
+            **named,
             "on_tpu": False,
             "using_native_amp": run.precision.has_context,
             "using_lbfgs": isinstance(run.optimizers[run.optimizer_idx], torch.optim.LBFGS),

@@ -31,11 +31,14 @@ LATE = "on_train_epoch_end_monitors"
 
 
 def overrides(obj: Any, name: str, base: type) -> bool:
-    """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself."""
+    """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself.
+
+    One that a test has wrapped and set on the object counts, as it wants to be called; ``is_overridden`` looks within.
+    """
     if obj is None:
         return False
     if name in vars(obj):
-        return True
+        return vars(obj)[name] is not None
     method = getattr(type(obj), name, None)
     return method is not None and method is not getattr(base, name, None)
 
@@ -52,7 +55,8 @@ def collect(run: Run) -> dict[str, list[Listener]]:
             listeners[LATE] = _bind(run, [callback for callback in called if monitors(callback)], hook)
             called = [callback for callback in called if not monitors(callback)]
         listeners[hook] = _bind(run, called, hook)
-        if overrides(model, hook, LightningModule) or (recorder.records and hasattr(model, hook)):
+        own_hook = hasattr(LightningModule, hook)  # else it is one of callbacks alone
+        if own_hook and (overrides(model, hook, LightningModule) or recorder.records):
             own = getattr(model, hook)
             listeners[hook].append(with_old_argument(run, hook, getattr(run.hooked, hook), count_required(own)))
         if overrides(strategy, hook, Strategy) or (recorder.records and hasattr(strategy, hook)):

@@ -166,7 +166,10 @@ class MetricStore:
         entry = self._logged.get(key)
         if entry is None:
             if not self.enabled:
-                rank_zero_warn("self.log() does nothing under Trainer(barebones=True).")
+                rank_zero_warn(
+                    "You are trying to `self.log()` but `Trainer(barebones=True)` is configured. Logging can impact "
+                    "raw speed so it is disabled under this setting."
+                )
                 return
             if isinstance(value, dict):
                 self._add_dict(name, value, flags, batch_size)

@@ -156,7 +156,7 @@ def loss_of(returned: Any, run: Run) -> Tensor | None:
         )
     raise MisconfigurationException(
         "In automatic optimization, `training_step` must return a Tensor, a dict, or None (where the step will be "
-        f"skipped), got {type(returned).__name__}."
+        f"skipped). It returned a {type(returned).__name__}."
     )
 
 
@@ -173,7 +173,7 @@ def _train_batch_with_closure(run: Run, step: Step, batch: Any, batch_idx: int, 
     optimizer = run.optimizers[optimizer_idx]
     if run.state.is_accumulating:
         return train_batch(run, step, batch, batch_idx, optimizer_idx)
-    outputs: Any = None
+    outputs: Any = _NEVER_RUN
 
     def closure() -> Any:
         nonlocal outputs
@@ -184,9 +184,17 @@ def _train_batch_with_closure(run: Run, step: Step, batch: Any, batch_idx: int, 
 
     run.metrics.hook = "optimizer_step"
     run.calls.optimizer_step(run.state.epoch, batch_idx, run.lightning_optimizers[optimizer_idx], closure)
+    if outputs is _NEVER_RUN:
+        raise MisconfigurationException(
+            "The closure hasn't been executed. HINT: did you call `optimizer_closure()` in your `optimizer_step` hook? "
+            "It could also happen because the `optimizer.step(optimizer_closure)` call did not execute it internally."
+        )
     run.state.global_step += 1
     run.metrics.hook = None
     return outputs
+
+
+_NEVER_RUN = object()
 
 
 def _train_batch_forward_only(run: Run, step: Step, batch: Any, batch_idx: int) -> Any:
@@ -221,6 +229,10 @@ def _train_batch_manually(run: Run, step: Step, batch: Any, batch_idx: int) -> A
     run.metrics.hook = None
     if isinstance(returned, Tensor):
         return {"loss": returned.detach()}
+    if returned is not None and not isinstance(returned, dict):
+        raise MisconfigurationException(
+            "In manual optimization, `training_step` must either return a Tensor or have no return."
+        )
     return {} if returned is None else returned
 
 

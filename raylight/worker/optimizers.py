@@ -28,6 +28,7 @@ class _NoOptimizer(Optimizer):
 
     def __init__(self) -> None:
         super().__init__([torch.zeros(1)], {})
+        self.param_groups = []
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return closure() if closure is not None else None
@@ -52,7 +53,8 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
     """
     returned = model.configure_optimizers()
     optimizers, schedulers, monitor = _parse(returned)
-    configs = [_scheduler_config(scheduler, monitor) for scheduler in schedulers]
+    to_config = _scheduler_config if model.automatic_optimization else _manual_scheduler_config
+    configs = [to_config(scheduler, monitor) for scheduler in schedulers]
     frequencies = _frequencies(returned)
     for config in configs:
         _check_stateful(config.scheduler)
@@ -61,6 +63,7 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
         for config in configs:
             _check_automatic(config, model)
     for config in configs:
+        _check_stateful(config.scheduler)
         if getattr(config.scheduler, "optimizer", None) not in [*optimizers, None]:
             raise MisconfigurationException(
                 "Some schedulers are attached with an optimizer that wasn't returned from `configure_optimizers`."
@@ -78,8 +81,8 @@ def check_several(model: LightningModule, optimizers: list[Optimizer]) -> None:
         return
     if not has_argument(model.training_step, "optimizer_idx") and count_positional(model.training_step) < 3:
         raise RuntimeError(
-            "Training with multiple optimizers is only supported with manual optimization: set "
-            "`self.automatic_optimization = False` and access your optimizers in `training_step` with "
+            "Training with multiple optimizers is only supported with manual optimization. Set "
+            "`self.automatic_optimization = False`, then access your optimizers in `training_step` with "
             "`opt1, opt2, ... = self.optimizers()`. Or write `training_step(self, batch, batch_idx, optimizer_idx)` as "
             "in Lightning 1.x, to be called for each optimizer in turn."
         )
@@ -166,12 +169,28 @@ def _scheduler_config(given: Any, monitor: str | None) -> LRSchedulerConfig:
     return config
 
 
+def _manual_scheduler_config(given: Any, _: str | None) -> LRSchedulerConfig:
+    """With manual optimization training_step steps the scheduler; its interval is there for LearningRateMonitor."""
+    if not isinstance(given, dict):
+        return LRSchedulerConfig(given)
+    ignored = [name for name in ("reduce_on_plateau", "monitor", "strict") if name in given]
+    if ignored:
+        rank_zero_warn(
+            f"The lr scheduler dict contains the key(s) {ignored}, but the keys will be ignored. You need to call "
+            "`lr_scheduler.step()` manually in manual optimization.",
+            category=RuntimeWarning,
+        )
+    return _from_dict({name: value for name, value in given.items() if name not in ignored}, None)
+
+
 def _from_dict(given: dict[str, Any], monitor: str | None) -> LRSchedulerConfig:
     known = {field.name for field in fields(LRSchedulerConfig)}
     if extra := set(given) - known:
         rank_zero_warn(f"Found unsupported keys in the lr scheduler dict: {extra}", category=RuntimeWarning)
     if given.get("scheduler") is None:
-        raise MisconfigurationException('The lr scheduler dict must have the key "scheduler" with a scheduler.')
+        raise MisconfigurationException(
+            'The lr scheduler dict must have the key "scheduler" with its item being an lr scheduler'
+        )
     interval = given.get("interval", "epoch")
     if interval not in ("epoch", "step"):
         raise MisconfigurationException(
@@ -212,6 +231,10 @@ class LightningOptimizer:
     """An optimizer whose ``step`` is counted, announced to hooks, and takes part in loss scaling.
 
     It is an instance of the wrapped optimizer's own class as well, and shares all of its state.
+
+    Args:
+        optimizer: torch's own.
+        run: What it steps in; None: a step is the optimizer's alone.
     """
 
     if not TYPE_CHECKING:  # mypy would take the shared __dict__ for a mistake
@@ -241,7 +264,7 @@ class LightningOptimizer:
         if closure is not None and not callable(closure):
             raise MisconfigurationException("When `optimizer.step(closure)` is called, the closure should be callable")
         if self._run is None:
-            raise RuntimeError("This optimizer belongs to no run: step the one that `self.optimizers()` gives.")
+            return self._optimizer.step(closure, **kwargs)
         return self._run.step_optimizer(self, closure, **kwargs)
 
     @contextlib.contextmanager

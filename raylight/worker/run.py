@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import os
@@ -16,27 +17,30 @@ from raylight.callbacks.base import Callback
 from raylight.callbacks.schedules import Timer
 from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.config.messages import Event, Job, LoggerInfo, Metrics, RunningStage, Text, TrainerFn, TrainerStatus
-from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.model_helpers import is_overridden
+from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
 from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners
 from raylight.worker.control import StopRequest
+from raylight.worker.loader_advice import advise
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
 from raylight.worker.predict_loop import PredictLoop
 from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
-from raylight.worker.verify import has_loader
+from raylight.worker.verify import given_as, has_loader
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from raylight.strategies import Strategy
+
+warning_cache = WarningCache()
 
 Emit = Callable[[Event], None]
 TryOut = Callable[..., TrainState]
@@ -121,8 +125,12 @@ class Run:
         """From the checkpoint, for loaders that keep a state of their own."""
         self.resumed = False
         """Training goes on from a checkpoint."""
+        self.resumed_within = False
+        """That checkpoint was made within an epoch."""
         self.validated_last = False
         """Nothing was trained since the last validation."""
+        self.notices = WarningCache()
+        """What is said once in a run."""
 
         self.try_out: TryOut
         """See ``raylight.worker.trial``."""
@@ -229,7 +237,7 @@ class Run:
 
     def _configure_model(self) -> None:
         for hook in ("configure_sharded_model", "configure_model"):
-            if self.overrides(hook):
+            if is_overridden(hook, self.model):
                 with self.strategy.device, self.precision.module_init_context():
                     self.of_model(hook)
 
@@ -242,8 +250,8 @@ class Run:
     def _prepare_data(self) -> None:
         datamodule = self.source.datamodule
         for owner, overridden in (
-            (self.hooked_data, listeners.overrides(datamodule, "prepare_data", LightningDataModule)),
-            (self.hooked, self.overrides("prepare_data")),
+            (self.hooked_data, is_overridden("prepare_data", datamodule)),
+            (self.hooked, is_overridden("prepare_data", self.model)),
         ):
             if not overridden:
                 continue
@@ -393,9 +401,7 @@ class Run:
     def load_train_data(self) -> data.TrainData:
         """Ask for the training loaders and take this rank's share of them."""
         loaders = self._request("train")
-        if self.config.overfit_batches:
-            loaders = data.map_loaders(data.without_shuffling, loaders)
-        share = self._share(loaders, data.share_for_training)
+        share = self._share("train", loaders, data.share_for_training)
         self.train_data = data.TrainData(share, self.config.limit("train"), self.config.multiple_trainloader_mode)
         self.train_data.agree(self.strategy)
         self.state.num_training_batches = self.train_data.num_batches
@@ -404,7 +410,7 @@ class Run:
     def load_eval_data(self, stage: RunningStage) -> data.EvalData:
         """Ask for an evaluation's loaders and take this rank's share of them."""
         prefix = stage.dataloader_prefix
-        loaders = self._share(self._request(prefix), data.share_for_evaluation)
+        loaders = self._share(prefix, self._request(prefix), data.share_for_evaluation)
         evaluated = data.EvalData(loaders, self.config.limit(prefix), f"limit_{prefix}_batches")
         evaluated.is_empty = self.strategy.reduce_boolean_decision(evaluated.is_empty, all=True)
         self.eval_data[prefix] = evaluated
@@ -421,9 +427,13 @@ class Run:
         owner = self.hooked_data if self.hooked_data is not None else self.hooked
         return getattr(owner, f"{prefix}_dataloader")()
 
-    def _share(self, loaders: Any, share: Callable[[Any, int, int], Any]) -> Any:
+    def _share(self, prefix: str, loaders: Any, share: Callable[[Any, int, int], Any]) -> Any:
+        if self.config.overfit_batches and self.job.fn == TrainerFn.FITTING:
+            loaders = data.map_loaders(functools.partial(data.without_shuffling, prefix), loaders)
+
         def prepare(loader: Any) -> Any:
-            _check_iterable(loader)
+            self._check_iterable(prefix, loader)
+            advise(loader, prefix, self.trainer.num_devices, bool(self.config.reload_dataloaders_every_n_epochs))
             if self.strategy.world_size > 1 and self.config.use_distributed_sampler:
                 if self.config.shard_iterable_datasets:
                     loader = data.shard_iterable(loader, self.strategy.world_size, self.strategy.global_rank)
@@ -431,6 +441,19 @@ class Run:
             return data.prepare_workers(loader)
 
         return data.map_loaders(prepare, loaders)
+
+    def _check_iterable(self, prefix: str, loader: Any) -> None:
+        if hasattr(loader, "__iter__") or hasattr(loader, "__getitem__"):
+            return
+        if getattr(self.source, prefix) is not None:
+            raise TypeError(
+                f"An invalid dataloader was passed to `Trainer.{self.state.fn}({given_as(self.job.fn)}=...)`. Found "
+                f"{loader}."
+            )
+        owner = self.source.datamodule if self.source.datamodule is not None else self.model
+        raise TypeError(
+            f"An invalid dataloader was returned from `{type(owner).__name__}.{prefix}_dataloader()`. Found {loader}."
+        )
 
     @property
     def loaders_were_given(self) -> bool:
@@ -482,9 +505,14 @@ class Run:
     def _owner_of(self, hook: str) -> Any:
         """The datamodule or the model, whichever has its own ``hook``; the datamodule wins."""
         datamodule = self.source.datamodule
-        if datamodule is not None and listeners.overrides(datamodule, hook, LightningDataModule):
-            return self.hooked_data
-        return self.hooked if self.overrides(hook) else None
+        if not is_overridden(hook, datamodule):
+            return self.hooked if self.overrides(hook) else None
+        if is_overridden(hook, self.model):
+            warning_cache.warn(
+                f"You have overridden `{hook}` in both `LightningModule` and `LightningDataModule`. It will use the "
+                "implementation from `LightningDataModule` instance."
+            )
+        return self.hooked_data
 
     # ------------------------------------------------------------------------------------------------ optimizing
 
@@ -526,7 +554,9 @@ class Run:
         if clips:
             outer, self.metrics.hook = self.metrics.hook, "configure_gradient_clipping"
             self.calls.configure_gradient_clipping(
-                optimizer, self.config.gradient_clip_val, self.config.gradient_clip_algorithm
+                optimizer,
+                gradient_clip_val=self.config.gradient_clip_val,
+                gradient_clip_algorithm=self.config.gradient_clip_algorithm,
             )
             self.metrics.hook = outer
 
@@ -539,10 +569,6 @@ class Run:
         trainer = self.trainer
         batches = (self.train_data or self.load_train_data()).num_batches
         if math.isinf(batches):
-            if trainer.max_steps == -1:
-                raise MisconfigurationException(
-                    "The number of steps cannot be estimated: the train loader has no length. Set max_steps."
-                )
             return trainer.max_steps
         if trainer.max_epochs in (-1, None):
             return math.inf if trainer.max_steps == -1 else trainer.max_steps
@@ -665,11 +691,6 @@ class WorkerTrainer(TrainerView):
 
 def _nothing() -> None:
     """The closure of a step whose gradients are there."""
-
-
-def _check_iterable(loader: Any) -> None:
-    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
-        raise TypeError(f"A dataloader must be iterable, got {loader!r}: return a DataLoader or a list of them.")
 
 
 def merged_hparams(model: Any, datamodule: Any) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from raylight.checkpoint.progress import Position
 from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.utilities import tree
-from raylight.worker.fit_loop import FitLoop
+from raylight.worker.fit_loop import EvaluationLoop, FitLoop
 from raylight.worker.legacy_attributes import old_attribute
 from raylight.worker.predict_loop import PredictLoop
 
@@ -91,6 +91,10 @@ class TrainState:
     """Likewise."""
     is_last_batch: bool = False
     """The batch at work is the last of its epoch."""
+    val_batches: int = 0
+    """Batches of the last validation within fit."""
+    epoch_val_batches: int = 0
+    """Batches of all validations of the epoch at work, or the last one."""
     is_accumulating: bool = False
     """The batch at work ends without an optimizer step."""
 
@@ -140,8 +144,18 @@ class TrainState:
             epoch_steps=self.global_step - self.first_step,
             scheduler_steps=self.scheduler_steps,
             epoch_scheduler_steps=self.scheduler_steps - self.first_scheduler_step,
-            val_batches=int(sum(self.num_val_batches)) if self.enable_validation else 0,
+            batches_begun=max(0, self.batch_idx + 1 - self.batches_trained) if self.epoch_is_open else 0,
+            is_accumulating=self.is_accumulating,
+            window_is_open=self.epoch_is_open and not self.epoch_is_over and self._window_is_open,
+            val_batches=self.val_batches,
+            epoch_val_batches=self.epoch_val_batches,
         )
+
+    @property
+    def _window_is_open(self) -> bool:
+        """Gradients are there that no optimizer has stepped with."""
+        at_end = self.is_last_batch and self.batches_trained == self.batch_idx + 1
+        return not at_end and self.batches_trained % self.accumulate_grad_batches != 0
 
     def progress(self) -> dict[str, Any]:
         """The counters that the next call goes on from."""
@@ -226,6 +240,16 @@ class TrainerView:
         return FitLoop(self)
 
     @property
+    def validate_loop(self) -> EvaluationLoop:
+        """What ``validate`` has to do."""
+        return EvaluationLoop(self, "val", "validate_loop")
+
+    @property
+    def test_loop(self) -> EvaluationLoop:
+        """What ``test`` has to do."""
+        return EvaluationLoop(self, "test", "test_loop")
+
+    @property
     def predict_loop(self) -> PredictLoop:
         """What ``predict`` has made on this rank."""
         return self.run.predict_loop if self.run is not None else PredictLoop()
@@ -243,8 +267,7 @@ class TrainerView:
     def estimated_stepping_batches(self) -> float:
         """Optimizer steps of the whole fit: ``ceil(batches / accumulate) * epochs``, no more than max_steps.
 
-        Raises:
-            MisconfigurationException: The number of batches is unknown and max_steps is not set.
+        Without an end it is inf; max_steps, be it -1, where the loader has no length.
         """
         if self.run is None:
             return math.inf
@@ -465,6 +488,11 @@ class TrainerView:
     def precision(self) -> str:
         """Such as "bf16-mixed"."""
         return str(self.precision_plugin.precision)
+
+    @property
+    def val_check_batch(self) -> float:
+        """Validation comes whenever this many batches are done; inf: at the epoch's end, or by the clock."""
+        return self.state.val_check_batch
 
     @property
     def enable_validation(self) -> bool:
@@ -714,7 +742,8 @@ class TrainerView:
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on the driver's terminal, from rank 0 only."""
-        self._live_run().print(*args, **kwargs)
+        say = print if self.run is None else self.run.print
+        say(*args, **kwargs)
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -30,16 +30,14 @@ def verify(trainer: TrainerView, fn: TrainerFn, model: LightningModule, data: Da
     """
     step, prefix = STEPS[fn]
     if fn == TrainerFn.PREDICTING:
+        if model.predict_step is None:
+            raise MisconfigurationException("`predict_step` cannot be None to run `Trainer.predict`")
         if not overrides(model, "predict_step", LightningModule) and not overrides(model, "forward", LightningModule):
-            raise MisconfigurationException("`Trainer.predict` requires `forward` or `predict_step` to run.")
+            raise MisconfigurationException("`Trainer.predict` requires `forward` method to run: or `predict_step`.")
     else:
         _require(model, step, fn)
-    if not has_loader(prefix, model, data):
-        raise MisconfigurationException(
-            f"An invalid dataloader was passed to `Trainer.{fn}({prefix}_dataloaders=...)`: there is none. Either pass "
-            f"the dataloader to `.{fn}()`, or implement `def {prefix}_dataloader(self):` in your "
-            "LightningModule/LightningDataModule."
-        )
+    if trainer.config.limit(prefix) > 0 and not has_loader(prefix, model, data):
+        _ask_in_vain(f"{prefix}_dataloader", fn, data.datamodule or model)
     if fn == TrainerFn.FITTING:
         _verify_fit(trainer, model, data)
 
@@ -55,11 +53,31 @@ def has_loader(prefix: str, model: LightningModule, data: DataSource) -> bool:
 
 
 def _require(model: LightningModule, name: str, fn: TrainerFn) -> None:
-    if not overrides(model, name, LightningModule):
-        raise MisconfigurationException(
-            f"No `{name}()` method defined. `Trainer.{fn}` expects as minimum `{name}()` to be defined in "
-            f"{type(model).__name__}."
-        )
+    if overrides(model, name, LightningModule):
+        return
+    if fn != TrainerFn.FITTING:
+        raise MisconfigurationException(f"No `{name}()` method defined to run `Trainer.{fn}`.")
+    raise MisconfigurationException(
+        f"No `{name}()` method defined. Lightning `Trainer` expects as minimum a `training_step()`, "
+        "`train_dataloader()` and `configure_optimizers()` to be defined."
+    )
+
+
+def _ask_in_vain(name: str, fn: TrainerFn, owner: LightningModule | LightningDataModule) -> None:
+    """Raise what a missing loader raises: the base class does where the method is not overridden."""
+    hook = getattr(owner, name)
+    if hook is not None:
+        hook()
+    raise TypeError(
+        f"An invalid dataloader was passed to `Trainer.{fn}({given_as(fn)}=...)`. Found None. Either pass the "
+        f"dataloader to the `.{fn}()` method OR implement `def {name}(self):` in your "
+        "LightningModule/LightningDataModule."
+    )
+
+
+def given_as(fn: TrainerFn) -> str:
+    """The argument that a call's loaders are given as."""
+    return "train_dataloaders" if fn == TrainerFn.FITTING else "dataloaders"
 
 
 def _verify_fit(trainer: TrainerView, model: LightningModule, data: DataSource) -> None:

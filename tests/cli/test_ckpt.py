@@ -163,7 +163,7 @@ def test_upgrade_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("name", "bytes_of_file", "expected"),
     [
-        ("missing.ckpt", None, "There is no checkpoint at"),
+        ("missing.ckpt", None, "Checkpoint file not found"),
         ("text.ckpt", b"hello", "not written by `torch.save`"),
         ("empty.ckpt", b"", "truncated"),
     ],

@@ -62,7 +62,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("stage", ["train", "val", "test", "predict"])
 def test_missing_dataloader_is_named(stage: str) -> None:
     with pytest.raises(
-        MisconfigurationException, match=f"`{stage}_dataloader` must be implemented: LightningDataModule"
+        MisconfigurationException, match=f"`{stage}_dataloader` must be implemented .*: LightningDataModule"
     ):
         getattr(LightningDataModule(), f"{stage}_dataloader")()
 

@@ -67,6 +67,9 @@ def expected(model: nn.Module, x: Tensor) -> Tensor:
     return result
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode at the start of training")
+
+
 def modes(model: nn.Module) -> list[bool]:
     return [module.training for module in model.modules()]
 

@@ -237,6 +237,7 @@ def call_fixture() -> Callable[[Side, Run], Any]:
 def call(side: Side, run: Run) -> Any:
     """``run(side)``, deaf to Lightning's warnings."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="predict returned None")  # the programs' predict_step only notes
         if not side.ours:
             warnings.simplefilter("ignore")
             logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -292,7 +292,8 @@ def test_modes_of_submodules_come_back(same_in_both: Any) -> None:
                 return side.loader(1)
 
         model = Model()
-        trainer = side.fit(model, max_epochs=2, num_sanity_val_steps=1, limit_train_batches=2)
+        with pytest.warns(UserWarning, match=r"Found 1 module\(s\) in eval mode at the start of training"):
+            trainer = side.fit(model, max_epochs=2, num_sanity_val_steps=1, limit_train_batches=2)
         trainer.validate(model, verbose=False)
         seen.append([model.training, model.layer.training, model.frozen.training])
         return seen

@@ -310,6 +310,7 @@ def test_second_fit_goes_on(same_in_both: Any) -> None:
     same_in_both(run)
 
 
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
 def test_sanity_check_leaves_the_random_numbers(same_in_both: Any) -> None:
     def run(side: Any) -> Any:
         class Model(side.Model):  # type: ignore[misc, name-defined]

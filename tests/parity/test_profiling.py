@@ -156,7 +156,7 @@ def test_two_callbacks_of_one_class_are_told_apart(ours: Any) -> None:
         assert len(profiler.recorded_durations[action]) == 1
 
 
-def test_hooks_of_the_user_can_record(ours: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hooks_of_the_user_can_record(ours: Any, caplog: pytest.LogCaptureFixture) -> None:
     def on_train_batch_start(trainer: Any, *_: Any) -> None:
         with trainer.profiler.profile("its own"):
             pass
@@ -165,7 +165,7 @@ def test_hooks_of_the_user_can_record(ours: Any, capsys: pytest.CaptureFixture[s
     callback = ours.callback(on_train_batch_start=on_train_batch_start)
     assert ours.fit(ours.Model(), callback, profiler=profiler).profiler is profiler
     assert len(profiler.recorded_durations["its own"]) == 5
-    assert capsys.readouterr().out.count("FIT Profiler Report") == 1
+    assert caplog.text.count("FIT Profiler Report") == 1
     assert type(ours.fit(ours.Model(), callback).profiler) is PassThroughProfiler
 
 

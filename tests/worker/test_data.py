@@ -171,9 +171,11 @@ def test_limits(length: float, limit: float, expected: float) -> None:
     assert data.limit_batches(length, limit, "limit_train_batches") == expected
 
 
-@pytest.mark.parametrize(("length", "limit", "said"), [(10, 0.01, "at least 0.1000"), (math.inf, 0.5, "no length")])
+@pytest.mark.parametrize(
+    ("length", "limit", "said"), [(10, 0.01, "at least `limit_test_batches=0.1`"), (math.inf, 0.5, "no length")]
+)
 def test_impossible_limits(length: float, limit: float, said: str) -> None:
-    with pytest.raises(MisconfigurationException, match=f"limit_test_batches={limit} .*{said}"):
+    with pytest.raises(MisconfigurationException, match=f"limit_test_batches.*{said}"):
         data.limit_batches(length, limit, "limit_test_batches")
 
 
@@ -280,10 +282,10 @@ def test_evaluation_loaders_together() -> None:
 
 def test_overfitting_does_not_shuffle() -> None:
     with pytest.warns(UserWarning, match="shuffling"):
-        plain = data.without_shuffling(loader(shuffle=True))
+        plain = data.without_shuffling("train", loader(shuffle=True))
     assert items(plain) == list(range(10))
     same = loader()
-    assert data.without_shuffling(same) is same
+    assert data.without_shuffling("train", same) is same
 
 
 def test_epoch_reaches_every_sampler() -> None:

@@ -367,7 +367,8 @@ def test_datamodule(trace: Trace) -> None:
     def run(program: Program) -> None:
         hooks = ("prepare_data", "setup", "teardown", *DATA_HOOKS, *LOADERS)
         model = recording(program.plain_model(), hooks, "model", program.calls)()
-        program.trainer(limit_train_batches=1).fit(model, datamodule=program.datamodule())
+        with pytest.warns(UserWarning, match="both `LightningModule` and `LightningDataModule`"):
+            program.trainer(limit_train_batches=1).fit(model, datamodule=program.datamodule())
 
     transfer = [
         "data.on_before_batch_transfer(0)",
