@@ -7,6 +7,9 @@ from typing import NoReturn
 from raylight.checkpoint.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from raylight.plugins.absent import explain
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
+
 __all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
 
 

@@ -7,6 +7,9 @@ from typing import NoReturn
 from raylight.plugins.absent import explain
 from raylight.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
+
 __all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
 
 

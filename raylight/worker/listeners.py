@@ -33,11 +33,14 @@ LATE = "on_train_epoch_end_monitors"
 
 
 def overrides(obj: Any, name: str, base: type) -> bool:
-    """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself."""
+    """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself.
+
+    ``model.validation_step = None`` takes the class's away.
+    """
     if obj is None:
         return False
     if name in vars(obj):
-        return True
+        return vars(obj)[name] is not None
     method = getattr(type(obj), name, None)
     return method is not None and method is not getattr(base, name, None)
 
