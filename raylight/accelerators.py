@@ -12,11 +12,10 @@ from raylight.utilities.exceptions import MisconfigurationException
 if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
 
-__path__: list[str] = []
-"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
-
 __all__ = ["Accelerator", "CPUAccelerator", "CUDAAccelerator", "MPSAccelerator", "find_usable_cuda_devices"]
 
+__path__: list[str] = []
+"""Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
 CPU_STATS_NEED = "Fetching CPU device stats requires `psutil` to be installed: pip install psutil."
 
 

@@ -7,10 +7,10 @@ from typing import NoReturn
 from raylight.checkpoint.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from raylight.plugins.absent import explain
 
+__all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
+
 __path__: list[str] = []
 """Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
-
-__all__ = ["AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO"]
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -7,10 +7,10 @@ from typing import NoReturn
 from raylight.plugins.absent import explain
 from raylight.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
+__all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
+
 __path__: list[str] = []
 """Lightning has a package here: ``raylight.utilities.aliases`` serves its modules."""
-
-__all__ = ["DoublePrecision", "HalfPrecision", "MixedPrecision", "Precision"]
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -33,14 +33,11 @@ LATE = "on_train_epoch_end_monitors"
 
 
 def overrides(obj: Any, name: str, base: type) -> bool:
-    """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself.
-
-    ``model.validation_step = None`` takes the class's away.
-    """
+    """Whether ``obj`` has a method ``name`` that is not the one of ``base``, on its class or on itself."""
     if obj is None:
         return False
     if name in vars(obj):
-        return vars(obj)[name] is not None
+        return True
     method = getattr(type(obj), name, None)
     return method is not None and method is not getattr(base, name, None)
 
