@@ -139,7 +139,7 @@ def _upgrade_one(path: str, target: str) -> str:
             f"than {checkpoint_format.LIGHTNING_VERSION}, whose format raylight writes."
         )
     before = checkpoint.get(migrate.VERSION_KEY)
-    applied = migrate.migrate_checkpoint(checkpoint)
+    _, applied = migrate.migrate_checkpoint(checkpoint)
     after = checkpoint.get(migrate.VERSION_KEY)
     if was_plain and before == after:
         return f"{path}: nothing to do, it is of version {_shown(after)}"

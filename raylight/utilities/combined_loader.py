@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import DataLoader
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
 
@@ -42,8 +43,7 @@ class CombinedLoader(Iterable[Any]):
         self.mode = mode
         self._iterables = iterables
         self._flattened, self._spec = tree_flatten(iterables)
-        self.limits: list[float] | None = None
-        """Most batches to take of each loader, in the order of ``flattened``."""
+        self._limits: list[float] | None = None
         self._iterator: Iterator[tuple[Any, int, int]] | None = None
 
     @property
@@ -66,6 +66,31 @@ class CombinedLoader(Iterable[Any]):
         self._iterables = tree_unflatten(loaders, self._spec)
 
     @property
+    def limits(self) -> list[float] | None:
+        """Most batches to take of each loader, in the order of ``flattened``; one number stands for all loaders."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: list[float] | float | None) -> None:
+        if isinstance(limits, int | float):
+            limits = [limits] * len(self._flattened)
+        if limits is not None and len(limits) != len(self._flattened):
+            raise ValueError(
+                f"Mismatch in number of limits ({len(limits)}) and number of iterables ({len(self._flattened)})"
+            )
+        self._limits = limits
+
+    @property
+    def sampler(self) -> Any:
+        """The loaders' samplers, nested as they are; None for one that has none."""
+        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._spec)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loaders' batch samplers, likewise."""
+        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._spec)
+
+    @property
     def lengths(self) -> list[float]:
         """Batches of each loader, limits applied; inf where unknown."""
         lengths = [loader_length(loader) for loader in self._flattened]
@@ -81,6 +106,8 @@ class CombinedLoader(Iterable[Any]):
         return combine(self.lengths)
 
     def __len__(self) -> int:
+        if self._iterator is None:
+            raise RuntimeError("Please call `iter(combined_loader)` first.")
         length = self.num_batches
         if math.isinf(length):
             raise NotImplementedError(f"`{type(self).__name__}` has a loader without `__len__`.")
@@ -88,11 +115,18 @@ class CombinedLoader(Iterable[Any]):
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         self._iterator = self._sequence() if self.mode == "sequential" else self._together()
-        return self._iterator
+        return self
+
+    def reset(self) -> None:
+        """Forget where the iteration is, and end the workers of the loaders."""
+        self._iterator = None
+        for loader in self._flattened:
+            if isinstance(loader, DataLoader):
+                loader._iterator = None  # its workers end with it
 
     def __next__(self) -> tuple[Any, int, int]:
         if self._iterator is None:
-            raise RuntimeError("Call iter() on the CombinedLoader first.")
+            raise RuntimeError("Please call `iter(combined_loader)` first.")
         return next(self._iterator)
 
     def _sequence(self) -> Iterator[tuple[Any, int, int]]:

@@ -81,7 +81,7 @@ def test_defaults_make_a_trainer_without_notices() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer = pl.Trainer.from_argparse_args(parse("--accelerator cpu"), launcher="local", logger=False)
-    assert trainer.config == TrainerConfig(accelerator="cpu", launcher="local", precision="32-true")
+    assert trainer.config == TrainerConfig(accelerator="cpu", launcher="local")
 
 
 def test_from_argparse_args() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pytorch_lightning.utilities import CombinedLoader as Reference
+from torch.utils.data import DataLoader
 
 from raylight.utilities.combined_loader import MODES, CombinedLoader, loader_length
 
@@ -73,7 +74,7 @@ def test_unknown_mode() -> None:
 def test_loader_without_a_length(mode: str) -> None:
     combined = CombinedLoader([Unsized(), range(2)], mode)
     with pytest.raises(NotImplementedError, match="without `__len__`"):
-        len(combined)
+        len(iter(combined))  # type: ignore[arg-type]
     assert len([batch for batch, _, _ in combined]) == {"sequential": 5}.get(mode, 3)
     assert loader_length(Unsized()) == float("inf")
 
@@ -86,9 +87,38 @@ def test_flattened_can_be_replaced() -> None:
         combined.flattened = [range(1)]
 
 
-def test_next_before_iter() -> None:
-    with pytest.raises(RuntimeError, match=r"Call iter\(\)"):
-        next(CombinedLoader([range(1)]))
+@pytest.mark.parametrize("call", [next, len])
+def test_before_iter(call: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"Please call `iter\(combined_loader\)` first"):
+        call(CombinedLoader([range(1)]))
+
+
+def test_limits_of_all_loaders() -> None:
+    combined = CombinedLoader([range(4), range(4)], "sequential")
+    combined.limits = 1
+    assert combined.limits == [1, 1]
+    assert len(list(combined)) == 2
+    with pytest.raises(ValueError, match=r"Mismatch in number of limits \(1\) and number of iterables \(2\)"):
+        combined.limits = [3]
+
+
+def test_reset_forgets_the_iteration() -> None:
+    loader = DataLoader(list(range(4)), batch_size=2, num_workers=1, persistent_workers=True)
+    combined = CombinedLoader({"a": loader})
+    next(iter(combined))
+    workers = loader._iterator._workers
+    combined.reset()
+    assert loader._iterator is None
+    assert not any(worker.is_alive() for worker in workers)
+    with pytest.raises(RuntimeError, match="Please call"):
+        next(combined)
+
+
+def test_samplers_are_nested_as_the_loaders_are() -> None:
+    loader = DataLoader(list(range(4)), batch_size=2)
+    combined = CombinedLoader({"a": loader, "b": [range(2)]})
+    assert combined.sampler == {"a": loader.sampler, "b": [None]}
+    assert combined.batch_sampler == {"a": loader.batch_sampler, "b": [None]}
 
 
 @pytest.mark.parametrize("mode", MODES)
