@@ -48,7 +48,7 @@ def layout(directory):
 
 
 def events(directory):
-    """Everything recorded in ``directory``, times aside; of several files the order is that of their names, so sorted."""
+    """Everything recorded in ``directory``, sorted, times aside: several files are read in the order of their names."""
     accumulator = EventAccumulator(str(directory))
     accumulator.Reload()
     scalars = {
