@@ -102,7 +102,7 @@ def upgrade(arguments: argparse.Namespace) -> int:
         return _complain(error)
     for path, target in targets:
         try:
-            print(_upgrade_one(path, target))
+            print(upgrade_one(path, target))
         except (RaylightError, OSError) as error:
             status = _complain(error)
     return status
@@ -130,7 +130,7 @@ def _files(path: str) -> list[str]:
     return found
 
 
-def _upgrade_one(path: str, target: str) -> str:
+def upgrade_one(path: str, target: str) -> str:
     """Rewrite one file, atomically; returns what was done."""
     checkpoint, was_plain = _read(path)
     if migrate.is_newer(checkpoint):
