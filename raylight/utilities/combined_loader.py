@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.data import DataLoader
 
 MODES = ("min_size", "max_size_cycle", "max_size", "sequential")
 
@@ -52,6 +51,16 @@ class CombinedLoader(Iterable[Any]):
         return self._iterables
 
     @property
+    def sampler(self) -> Any:
+        """The loaders' samplers, nested as they are; None for one that has none."""
+        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._spec)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loaders' batch samplers, likewise."""
+        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._spec)
+
+    @property
     def flattened(self) -> list[Any]:
         """The loaders as a list."""
         return self._flattened
@@ -67,11 +76,11 @@ class CombinedLoader(Iterable[Any]):
 
     @property
     def limits(self) -> list[float] | None:
-        """Most batches to take of each loader, in the order of ``flattened``; one number stands for all loaders."""
+        """Most batches to take of each loader, in the order of ``flattened``; one number, set, is for all of them."""
         return self._limits
 
     @limits.setter
-    def limits(self, limits: list[float] | float | None) -> None:
+    def limits(self, limits: float | list[float] | None) -> None:
         if isinstance(limits, int | float):
             limits = [limits] * len(self._flattened)
         if limits is not None and len(limits) != len(self._flattened):
@@ -79,16 +88,6 @@ class CombinedLoader(Iterable[Any]):
                 f"Mismatch in number of limits ({len(limits)}) and number of iterables ({len(self._flattened)})"
             )
         self._limits = limits
-
-    @property
-    def sampler(self) -> Any:
-        """The loaders' samplers, nested as they are; None for one that has none."""
-        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._spec)
-
-    @property
-    def batch_sampler(self) -> Any:
-        """The loaders' batch samplers, likewise."""
-        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._spec)
 
     @property
     def lengths(self) -> list[float]:
@@ -106,6 +105,7 @@ class CombinedLoader(Iterable[Any]):
         return combine(self.lengths)
 
     def __len__(self) -> int:
+        """As ``num_batches``, for who has called ``iter()``: only then the limits are sure to be those that hold."""
         if self._iterator is None:
             raise RuntimeError("Please call `iter(combined_loader)` first.")
         length = self.num_batches
@@ -117,17 +117,14 @@ class CombinedLoader(Iterable[Any]):
         self._iterator = self._sequence() if self.mode == "sequential" else self._together()
         return self
 
-    def reset(self) -> None:
-        """Forget where the iteration is, and end the workers of the loaders."""
-        self._iterator = None
-        for loader in self._flattened:
-            if isinstance(loader, DataLoader):
-                loader._iterator = None  # its workers end with it
-
     def __next__(self) -> tuple[Any, int, int]:
         if self._iterator is None:
             raise RuntimeError("Please call `iter(combined_loader)` first.")
         return next(self._iterator)
+
+    def reset(self) -> None:
+        """Let go of the iterators, and with them of the processes that load for them."""
+        self._iterator = None
 
     def _sequence(self) -> Iterator[tuple[Any, int, int]]:
         for dataloader_idx, (loader, length) in enumerate(zip(self._flattened, self.lengths, strict=True)):

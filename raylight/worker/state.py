@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from raylight.checkpoint.progress import Position
 from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.utilities import tree
+from raylight.utilities.empty_init import WithoutInitialization
 from raylight.worker.fit_loop import FitLoop
 from raylight.worker.predict_loop import PredictLoop
 
@@ -688,6 +690,17 @@ class TrainerView:
         """
         return self._live_run().try_out(callbacks, fn, batch_size, **flags)
 
+    @contextlib.contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """Modules made inside have this run's precision, and are on this process's device.
+
+        Args:
+            empty_init: Leave out the initialization, of weights that are to be loaded anyway; None: False.
+        """
+        initialization = WithoutInitialization() if empty_init else contextlib.nullcontext()
+        with initialization, self.strategy.root_device, self.precision_plugin.module_init_context():
+            yield
+
     def save_checkpoint(
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
@@ -708,7 +721,10 @@ class TrainerView:
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on the driver's terminal, from rank 0 only."""
-        self._live_run().print(*args, **kwargs)
+        if self.run is None:  # on the driver, where no run is live
+            print(*args, **kwargs)
+        else:
+            self.run.print(*args, **kwargs)
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, Any]:

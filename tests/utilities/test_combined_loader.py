@@ -65,6 +65,13 @@ def test_default_mode() -> None:
     assert CombinedLoader([1]).mode == Reference([range(1)])._mode == "min_size"
 
 
+def test_samplers_are_nested_as_the_loaders_are() -> None:
+    loader = DataLoader(list(range(4)), batch_size=2)
+    combined = CombinedLoader({"a": loader, "b": [range(2)]})
+    assert combined.sampler == {"a": loader.sampler, "b": [None]}
+    assert combined.batch_sampler == {"a": loader.batch_sampler, "b": [None]}
+
+
 def test_unknown_mode() -> None:
     with pytest.raises(ValueError, match="Unsupported mode 'shortest'"):
         CombinedLoader([range(1)], "shortest")
@@ -73,8 +80,9 @@ def test_unknown_mode() -> None:
 @pytest.mark.parametrize("mode", ["max_size_cycle", "max_size", "sequential"])
 def test_loader_without_a_length(mode: str) -> None:
     combined = CombinedLoader([Unsized(), range(2)], mode)
+    iter(combined)
     with pytest.raises(NotImplementedError, match="without `__len__`"):
-        len(iter(combined))  # type: ignore[arg-type]
+        len(combined)
     assert len([batch for batch, _, _ in combined]) == {"sequential": 5}.get(mode, 3)
     assert loader_length(Unsized()) == float("inf")
 
@@ -87,38 +95,9 @@ def test_flattened_can_be_replaced() -> None:
         combined.flattened = [range(1)]
 
 
-@pytest.mark.parametrize("call", [next, len])
-def test_before_iter(call: Any) -> None:
-    with pytest.raises(RuntimeError, match=r"Please call `iter\(combined_loader\)` first"):
-        call(CombinedLoader([range(1)]))
-
-
-def test_limits_of_all_loaders() -> None:
-    combined = CombinedLoader([range(4), range(4)], "sequential")
-    combined.limits = 1
-    assert combined.limits == [1, 1]
-    assert len(list(combined)) == 2
-    with pytest.raises(ValueError, match=r"Mismatch in number of limits \(1\) and number of iterables \(2\)"):
-        combined.limits = [3]
-
-
-def test_reset_forgets_the_iteration() -> None:
-    loader = DataLoader(list(range(4)), batch_size=2, num_workers=1, persistent_workers=True)
-    combined = CombinedLoader({"a": loader})
-    next(iter(combined))
-    workers = loader._iterator._workers
-    combined.reset()
-    assert loader._iterator is None
-    assert not any(worker.is_alive() for worker in workers)
-    with pytest.raises(RuntimeError, match="Please call"):
-        next(combined)
-
-
-def test_samplers_are_nested_as_the_loaders_are() -> None:
-    loader = DataLoader(list(range(4)), batch_size=2)
-    combined = CombinedLoader({"a": loader, "b": [range(2)]})
-    assert combined.sampler == {"a": loader.sampler, "b": [None]}
-    assert combined.batch_sampler == {"a": loader.batch_sampler, "b": [None]}
+def test_next_before_iter() -> None:
+    with pytest.raises(RuntimeError, match="call `iter"):
+        next(CombinedLoader([range(1)]))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -148,3 +127,22 @@ def test_none_is_a_batch(mode: str) -> None:
 def iter_of(*batches: Any) -> Any:
     """A loader without a length that gives ``batches`` each time."""
     return type("Loader", (), {"__iter__": lambda self: iter(batches)})()
+
+
+def test_limits() -> None:
+    combined = CombinedLoader([range(3), range(4)], "sequential")
+    combined.limits = 2
+    assert combined.limits == [2, 2]
+    with pytest.raises(ValueError, match=r"Mismatch in number of limits \(1\) and number of iterables \(2\)"):
+        combined.limits = [1]
+
+
+def test_length_before_iter_and_after_reset() -> None:
+    combined = CombinedLoader([range(3)], "min_size")
+    with pytest.raises(RuntimeError, match="call `iter"):
+        len(combined)
+    iter(combined)
+    assert len(combined) == 3
+    combined.reset()
+    with pytest.raises(RuntimeError, match="call `iter"):
+        len(combined)
