@@ -38,6 +38,8 @@ class Strategy:
     distributed = False
     """Whether the workers average their gradients."""
     handles_gradient_accumulation = False
+    launcher = None
+    """raylight starts the workers, no strategy does."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ MISSING = {
     "set_global_rank set_world_size teardown validate_settings world_size",
     "_DummyExperiment": "nop",
     "ScheduleWrapper": "has_finished is_predicting is_testing is_training is_validating setup",
-    "Strategy": "backward launcher lightning_restore_optimizer load_optimizer_state_dict model_sharded_context "
+    "Strategy": "backward lightning_restore_optimizer load_optimizer_state_dict model_sharded_context "
     "model_to_device optimizer_step post_backward post_training_step pre_backward predict_step process_dataloader "
     "register_strategies restore_checkpoint_after_setup setup_environment setup_optimizers setup_precision_plugin "
     "tensor_init_context test_step validation_step",
