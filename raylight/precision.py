@@ -290,6 +290,7 @@ class HalfPrecision(TruePrecision):
     """
 
     DTYPES = {"16-true": torch.float16, "bf16-true": torch.bfloat16}
+    precision = "16-true"
 
     def __init__(self, precision: str = "16-true") -> None:
         if precision not in self.DTYPES:

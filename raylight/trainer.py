@@ -11,7 +11,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-import torch
 from typing_extensions import Self
 
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
@@ -49,7 +48,6 @@ from raylight.strategies import Strategy
 from raylight.tuner.tuning import Tuner, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
-from raylight.utilities.empty_init import EmptyInit
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.old_arguments import understands
 from raylight.utilities.parsing import clean_namespace
@@ -346,18 +344,6 @@ class Trainer(TrainerView):
             attribute = {"attr_name": lr_flag} if isinstance(lr_flag, str) else {}
             found["lr_find"] = tuner.lr_find(model, **loaders, **{**attribute, **lr_kwargs})
         return found
-
-    @contextlib.contextmanager
-    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
-        """Models built inside are on the run's device, where it is this process's, and in its precision's dtype.
-
-        Args:
-            empty_init: Leave the weights uninitialised, as a checkpoint will fill them. None: False.
-        """
-        device = torch.device("cpu") if wants_ray(self.config) else self._strategy.device
-        inits = EmptyInit() if empty_init else contextlib.nullcontext()
-        with inits, device, self._strategy.precision_plugin.module_init_context():
-            yield
 
     @contextlib.contextmanager
     def only_with(self, callback: Callback) -> Iterator[None]:

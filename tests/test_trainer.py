@@ -298,14 +298,17 @@ def test_a_model_with_one_callback() -> None:
     assert with_model_callbacks([special], general) == [special, general]
 
 
-def test_init_module(tmp_path: Path) -> None:
-    trainer = pl.Trainer(
-        launcher="local", accelerator="cpu", precision="64-true", logger=False, default_root_dir=tmp_path
-    )
+def test_print_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    pl.Trainer(**QUIET, launcher="local").print("ready", 1, sep="-")
+    assert capsys.readouterr().out == "ready-1\n"
+
+
+def test_init_module_has_the_precision_and_may_leave_weights_empty() -> None:
+    trainer = pl.Trainer(**QUIET, launcher="local", precision="64-true")
     with trainer.init_module():
         assert torch.nn.Linear(2, 2).weight.dtype == torch.float64
-    before = torch.random.get_rng_state()
+    state = torch.get_rng_state()
     with trainer.init_module(empty_init=True):
         torch.nn.Linear(2, 2)
-    assert torch.equal(torch.random.get_rng_state(), before)  # nothing was drawn for the weights
-    assert torch.get_default_dtype() == torch.float32
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.nn.Linear(2, 2).weight.dtype == torch.float32

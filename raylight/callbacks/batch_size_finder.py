@@ -69,7 +69,7 @@ class BatchSizeFinder(Callback):
         self._max_val = max_val
         self._early_exit = False
 
-    def setup(self, trainer: TrainerView, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: TrainerView, pl_module: LightningModule, stage: str | None = None) -> None:
         name = self._batch_arg_name
         if not trainer.loaders_were_given and not lightning_hasattr(pl_module, name):
             raise MisconfigurationException(

@@ -45,7 +45,7 @@ def load(path: storage.PathOrURI | IO[bytes], map_location: checkpoint_format.Ma
 
 def upgraded(checkpoint: Checkpoint, path: Any) -> Checkpoint:
     """``checkpoint`` in today's form; where that took a change, it is said, with the ``path`` that it is of."""
-    if migrate_checkpoint(checkpoint):
+    if migrate_checkpoint(checkpoint)[1]:
         rank_zero_info(
             f"The checkpoint was upgraded from Lightning v{checkpoint[LEGACY_VERSION_KEY]} to "
             f"v{checkpoint[VERSION_KEY]} as it was read. `raylight ckpt upgrade {path}` does it to the file."
@@ -53,32 +53,42 @@ def upgraded(checkpoint: Checkpoint, path: Any) -> Checkpoint:
     return checkpoint
 
 
-def migrate_checkpoint(checkpoint: Checkpoint) -> list[str]:
+def migrate_checkpoint(
+    checkpoint: Checkpoint, target_version: str | None = None
+) -> tuple[Checkpoint, dict[str, list[str]]]:
     """Bring ``checkpoint`` to today's form, in place.
 
     One of a newer version is left as it is, with a warning; one that does not say its version is left as well.
 
+    Args:
+        checkpoint: What ``torch.load`` gave.
+        target_version: Leave out what has changed since this version; None: nothing.
+
     Returns:
-        The versions whose changes were made up for; none for a file of today.
+        ``checkpoint``, and the changes that were made up for: the version of each, with the names of what was done;
+        none for a file of today.
     """
     version = checkpoint.get(VERSION_KEY)
     if not isinstance(version, str):
-        return []
+        return checkpoint, {}
     if is_newer(checkpoint):
         rank_zero_warn(
             f"The loaded checkpoint was produced with Lightning v{version}, which is newer than your current Lightning "
             f"version: v{checkpoint_format.LIGHTNING_VERSION}, whose format raylight reads. What has been added since "
             "is not understood; update raylight if anything is missing."
         )
-        return []
-    applied = [changed for changed in _MIGRATIONS if _parse(version) < _parse(changed)]
-    for changed in applied:
-        for migration in _MIGRATIONS[changed]:
-            migration(checkpoint)
+        return checkpoint, {}
+    last = _parse(target_version or checkpoint_format.LIGHTNING_VERSION)
+    applied = {}
+    for changed, migrations in _MIGRATIONS.items():
+        if _parse(version) < _parse(changed) <= last:
+            for migration in migrations:
+                migration(checkpoint)
+            applied[changed] = [migration.__name__ for migration in migrations]
     if version != checkpoint_format.LIGHTNING_VERSION:
         checkpoint.setdefault(LEGACY_VERSION_KEY, version)
         checkpoint[VERSION_KEY] = checkpoint_format.LIGHTNING_VERSION
-    return applied
+    return checkpoint, applied
 
 
 def is_newer(checkpoint: Checkpoint) -> bool:

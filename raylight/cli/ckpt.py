@@ -102,7 +102,7 @@ def upgrade(arguments: argparse.Namespace) -> int:
         return _complain(error)
     for path, target in targets:
         try:
-            print(_upgrade_one(path, target))
+            print(upgrade_one(path, target))
         except (RaylightError, OSError) as error:
             status = _complain(error)
     return status
@@ -130,7 +130,7 @@ def _files(path: str) -> list[str]:
     return found
 
 
-def _upgrade_one(path: str, target: str) -> str:
+def upgrade_one(path: str, target: str) -> str:
     """Rewrite one file, atomically; returns what was done."""
     checkpoint, was_plain = _read(path)
     if migrate.is_newer(checkpoint):
@@ -139,7 +139,7 @@ def _upgrade_one(path: str, target: str) -> str:
             f"than {checkpoint_format.LIGHTNING_VERSION}, whose format raylight writes."
         )
     before = checkpoint.get(migrate.VERSION_KEY)
-    applied = migrate.migrate_checkpoint(checkpoint)
+    _, applied = migrate.migrate_checkpoint(checkpoint)
     after = checkpoint.get(migrate.VERSION_KEY)
     if was_plain and before == after:
         return f"{path}: nothing to do, it is of version {_shown(after)}"

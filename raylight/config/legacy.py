@@ -376,7 +376,7 @@ def modernize(flags: Flags) -> Flags:
             flags[name] = value
             continue
         flags.update(new)
-        rank_zero_deprecation(_notice(name, value, old, new), stacklevel=5)
+        rank_zero_deprecation(_notice(name, value, old, new), stacklevel=7)
     return flags
 
 

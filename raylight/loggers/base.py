@@ -159,12 +159,13 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def rank_zero_experiment(function: Callable[[L], T]) -> Callable[[L], T | DummyExperiment]:
+def rank_zero_experiment(fn: Callable[[L], T]) -> Callable[[L], T]:
     """Decorate the ``experiment`` property of a logger: ranks other than 0 get an object that swallows everything."""
 
-    @functools.wraps(function)
-    def experiment(self: L) -> T | DummyExperiment:
-        return function(self) if rank() == 0 else DummyExperiment()
+    @functools.wraps(fn)
+    def experiment(self: L) -> T:
+        # It takes any call, so its users need not know it: the type stays that of rank 0.
+        return fn(self) if rank() == 0 else DummyExperiment()  # type: ignore[return-value]
 
     return experiment
 

@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from raylight.loggers.base import LocalLogger, convert_params, save_hparams_to_yaml, scalar
+from raylight.loggers.base import LocalLogger, convert_params, rank_zero_experiment, save_hparams_to_yaml, scalar
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 
 class ExperimentWriter:
@@ -116,12 +116,14 @@ class CSVLogger(LocalLogger):
         self._experiment: ExperimentWriter | None = None
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         """The writer of the files; its first use makes the directory."""
         if self._experiment is None:
             self._experiment = ExperimentWriter(self.log_dir)
         return self._experiment
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add a row; without ``step`` it is the number of rows since the last ``save``, as in Lightning."""
         if step is None:
@@ -130,14 +132,17 @@ class CSVLogger(LocalLogger):
         if (step + 1) % self._flush_logs_every_n_steps == 0:
             self.save()
 
+    @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace | None = None) -> None:
         """Add to the hyperparameters and write them to ``hparams.yaml``."""
         self.experiment.log_hparams(convert_params(params))
 
+    @rank_zero_only
     def save(self) -> None:
         """Write the rows that are still in memory."""
         self.experiment.save()
 
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write the rows that are still in memory; a logger never used leaves no directory."""
         if self._experiment is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raylight.loggers.base import convert_params, flatten_params, prefixed, scalar
+from raylight.loggers.base import convert_params, flatten_params, prefixed, rank_zero_experiment, scalar
 from raylight.loggers.uploads import CheckpointUploads
 from raylight.utilities.extras import import_extra
 from raylight.utilities.rank_zero import log, rank_zero_warn
@@ -91,6 +91,7 @@ class MLFlowLogger(CheckpointUploads):
         self._mlflow_client: Any = MlflowClient(self._tracking_uri)
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
         """The ``MlflowClient``; its first use finds or makes the experiment and the run."""
         if not self._initialized:

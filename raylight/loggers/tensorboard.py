@@ -17,13 +17,14 @@ from raylight.loggers.base import (
     LocalLogger,
     convert_params,
     flatten_params,
+    rank_zero_experiment,
     sanitize_params,
     save_hparams_to_yaml,
     scalar,
 )
 from raylight.utilities.example_input import transferred
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -92,6 +93,7 @@ class TensorBoardLogger(LocalLogger):
         return super().log_dir if self._sub_dir is None else os.path.join(super().log_dir, self._sub_dir)
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
         """The ``SummaryWriter``; its first use makes the directory and an event file."""
         if self._experiment is None:
@@ -107,6 +109,7 @@ class TensorBoardLogger(LocalLogger):
         for summary, step, wall_time in rows:
             writer.add_summary(summary, step, wall_time)  # type: ignore[union-attr]
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Record numbers; a dict of numbers becomes one chart with a line for each.
 
@@ -136,6 +139,7 @@ class TensorBoardLogger(LocalLogger):
             self._next_write = time.monotonic() + SECONDS_BETWEEN_WRITES
             self.experiment  # noqa: B018  writes the rows
 
+    @rank_zero_only
     def log_hyperparams(
         self, params: Mapping[str, Any] | Namespace | None, metrics: Any = None, step: int | None = None
     ) -> None:
@@ -165,6 +169,7 @@ class TensorBoardLogger(LocalLogger):
         for summary in hparams(sanitize_params(flatten_params(params)), metrics):
             writer.add_summary(summary, step)
 
+    @rank_zero_only
     def log_graph(self, model: Module, input_array: Any = None) -> None:
         """Record the graph of ``model`` if the logger was made with ``log_graph=True``.
 
@@ -191,6 +196,7 @@ class TensorBoardLogger(LocalLogger):
             with readable_by_torchscript(model):  # SummaryWriter has no other way, and the user did not choose it
                 self.experiment.add_graph(model, transferred(model, input_array, device))
 
+    @rank_zero_only
     def save(self) -> None:
         """Write what is still in memory, and ``hparams.yaml`` (``{}`` without hyperparameters) unless it is there.
 
@@ -201,6 +207,7 @@ class TensorBoardLogger(LocalLogger):
         if os.path.isdir(self.log_dir) and not os.path.isfile(hparams_file):
             save_hparams_to_yaml(hparams_file, self.hparams)
 
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Save, if ``status`` is "success", and close the event files; what is logged later opens new ones."""
         if status == "success":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
-from raylight.loggers.base import convert_params, prefixed
+from raylight.loggers.base import convert_params, prefixed, rank_zero_experiment
 from raylight.loggers.uploads import CheckpointUploads
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.extras import import_extra
@@ -102,6 +102,7 @@ class WandbLogger(CheckpointUploads):
         self._id: str | None = self._wandb_init["id"]
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run; its first use starts it, or takes the one that this process has."""
         if self._experiment is None:

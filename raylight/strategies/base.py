@@ -38,6 +38,8 @@ class Strategy:
     distributed = False
     """Whether the workers average their gradients."""
     handles_gradient_accumulation = False
+    launcher = None
+    """raylight starts the workers, no strategy does."""
 
     def __init__(
         self,
@@ -210,9 +212,9 @@ class Strategy:
         """The object of rank ``src``, on every rank."""
         return obj
 
-    def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
+    def all_gather(self, tensor: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
         """Tensors of all ranks, stacked in front; unchanged on one worker. See ``LightningModule.all_gather``."""
-        return tree.map_leaves(self._to_tensor, data)
+        return tree.map_leaves(self._to_tensor, tensor)
 
     def all_gather_object(self, obj: Any) -> list[Any]:
         """The objects of all ranks, by rank."""

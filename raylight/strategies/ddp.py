@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -25,6 +26,22 @@ if TYPE_CHECKING:
 OPERATIONS = {"mean": "SUM", "avg": "SUM", "sum": "SUM", "min": "MIN", "max": "MAX"}
 
 
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+"""Of the process group that the workers make."""
+INSTEAD = {
+    "parallel_devices": "say devices= of the Trainer",
+    "cluster_environment": "leave it out, Ray places the workers",
+    "model_averaging_period": "leave it out, gradients are averaged in each step",
+}
+
+
+def _set_timeout(timeout: timedelta) -> None:
+    set_timeout: Callable[[timedelta], None] = (
+        getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    )
+    set_timeout(timeout)
+
+
 class StepModule(nn.Module):
     """What DDP wraps: its forward is the step that is named, so torch's hooks fire and ``forward`` stays the user's."""
 
@@ -43,8 +60,21 @@ class DDPStrategy(Strategy):
         find_unused_parameters: Search each step's graph for parameters without a gradient. None: only in manual
             optimization and with several optimizers, where a step often uses part of the model.
         gradient_as_bucket_view: Let gradients live in DDP's buffers: saves a copy and its memory.
-        accelerator: See ``Strategy``; likewise the next two.
+        accelerator: See ``Strategy``; likewise ``checkpoint_io`` and ``precision_plugin``.
+        parallel_devices: Must be None: the Trainer's flags say this.
+        cluster_environment: Must be None: Ray places the workers.
+        ddp_comm_state: First argument of ``ddp_comm_hook``.
+        ddp_comm_hook: How gradients are averaged, such as those of ``torch.distributed.algorithms.ddp_comm_hooks``.
+            None: as they are.
+        ddp_comm_wrapper: Wraps the hook, as ``fp16_compress_wrapper`` does.
+        model_averaging_period: Must be None: there is no averaging of models.
+        process_group_backend: Must be None or what the devices take: "gloo" for CPUs, "nccl" for GPUs.
+        timeout: Longest wait of a collective.
+        start_method: Makes no difference: raylight starts the workers itself.
         **kwargs: Other arguments of DistributedDataParallel.
+
+    Raises:
+        MisconfigurationException: One that must be None is not.
     """
 
     strategy_name = "ddp"
@@ -55,12 +85,33 @@ class DDPStrategy(Strategy):
         find_unused_parameters: bool | None = None,
         gradient_as_bucket_view: bool = True,
         accelerator: Accelerator | None = None,
+        parallel_devices: None = None,
+        cluster_environment: None = None,
         checkpoint_io: CheckpointIO | None = None,
         precision_plugin: Precision | None = None,
+        ddp_comm_state: object | None = None,
+        ddp_comm_hook: Callable[..., Any] | None = None,
+        ddp_comm_wrapper: Callable[..., Any] | None = None,
+        model_averaging_period: None = None,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = DEFAULT_TIMEOUT,
+        start_method: str = "popen",
         **kwargs: Any,
     ) -> None:
         super().__init__(accelerator, checkpoint_io, precision_plugin)
+        for name, value in (
+            ("parallel_devices", parallel_devices),
+            ("cluster_environment", cluster_environment),
+            ("model_averaging_period", model_averaging_period),
+        ):
+            if value is not None:
+                raise MisconfigurationException(f"DDPStrategy({name}={value!r}) is not supported: {INSTEAD[name]}.")
         self.find_unused_parameters = find_unused_parameters
+        self.process_group_backend = process_group_backend
+        self.timeout = timeout or DEFAULT_TIMEOUT
+        self._comm_hook, self._comm_state = ddp_comm_hook, ddp_comm_state
+        if ddp_comm_hook is not None and ddp_comm_wrapper is not None:
+            self._comm_hook = ddp_comm_wrapper(ddp_comm_hook)
         self._gradients_stay_local = False
         self.kwargs: dict[str, Any] = {"gradient_as_bucket_view": gradient_as_bucket_view, **kwargs}
 
@@ -68,8 +119,19 @@ class DDPStrategy(Strategy):
         if self.layer_sync is not None:
             module = cast("LightningModule", self.layer_sync.apply(module))
         super().setup(module, for_training)
+        if self.process_group_backend is not None:
+            self._check_backend(self.process_group_backend)
+        if self.timeout != DEFAULT_TIMEOUT:
+            _set_timeout(self.timeout)
         if for_training:
             self.rewrap()
+
+    def _check_backend(self, wanted: str) -> None:
+        if wanted != dist.get_backend():
+            raise MisconfigurationException(
+                f"DDPStrategy(process_group_backend={wanted!r}): workers on {self.device.type} talk by "
+                f"{dist.get_backend()!r}. Leave it out."
+            )
 
     def rewrap(self) -> None:
         # DDP averages the gradients of the parameters that required them when it was made, and of no others.
@@ -87,9 +149,13 @@ class DDPStrategy(Strategy):
             find_unused_parameters=find_unused,
             **self.kwargs,
         )
+        if self._comm_hook is not None:
+            self.model.register_comm_hook(self._comm_state, self._comm_hook)
 
     def teardown(self) -> None:
         super().teardown()
+        if self.timeout != DEFAULT_TIMEOUT:
+            _set_timeout(DEFAULT_TIMEOUT)  # the next call's workers are the same processes
         if self.layer_sync is not None and self.lightning_module is not None:
             self.layer_sync.revert(self.lightning_module)
 
@@ -140,8 +206,8 @@ class DDPStrategy(Strategy):
         dist.broadcast_object_list(box, src=src, device=self.device)
         return box[0]
 
-    def all_gather(self, data: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
-        return tree.map_leaves(lambda leaf: self._gather_leaf(leaf, group, sync_grads), data)
+    def all_gather(self, tensor: Any, group: Any | None = None, sync_grads: bool = False) -> Any:
+        return tree.map_leaves(lambda leaf: self._gather_leaf(leaf, group, sync_grads), tensor)
 
     def _gather_leaf(self, leaf: Any, group: Any, sync_grads: bool) -> Any:
         tensor = self._to_tensor(leaf)

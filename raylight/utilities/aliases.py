@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from raylight.utilities.exceptions import MissingNameError
@@ -124,10 +124,16 @@ class _RaylightPaths(MetaPathFinder, Loader):
         if not fullname.startswith("raylight."):
             return None
         if _relative(fullname) in PATHS:
-            return ModuleSpec(fullname, self, is_package=True)
+            # One that has no modules below it can be run with `python -m`.
+            has_modules = any(path.startswith(f"{_relative(fullname)}.") for path in PATHS)
+            return ModuleSpec(fullname, self, is_package=has_modules)
         if fullname.rpartition(".")[2] in INSTEAD:
             raise _missing(fullname)
         return None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """What ``python -m raylight.<Lightning's path>`` runs: the ``main`` of the module that is found there."""
+        return compile(f"import {fullname} as module; module.main()", fullname, "exec")
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         entry = PATHS[_relative(spec.name)]

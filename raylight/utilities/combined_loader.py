@@ -51,6 +51,16 @@ class CombinedLoader(Iterable[Any]):
         return self._iterables
 
     @property
+    def sampler(self) -> Any:
+        """The loaders' samplers, nested as they are; None for one that has none."""
+        return tree_unflatten([getattr(loader, "sampler", None) for loader in self._flattened], self._spec)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loaders' batch samplers, likewise."""
+        return tree_unflatten([getattr(loader, "batch_sampler", None) for loader in self._flattened], self._spec)
+
+    @property
     def flattened(self) -> list[Any]:
         """The loaders as a list."""
         return self._flattened
@@ -105,7 +115,7 @@ class CombinedLoader(Iterable[Any]):
 
     def __iter__(self) -> Iterator[tuple[Any, int, int]]:
         self._iterator = self._sequence() if self.mode == "sequential" else self._together()
-        return self._iterator
+        return self
 
     def __next__(self) -> tuple[Any, int, int]:
         if self._iterator is None:

@@ -71,8 +71,9 @@ PATHS: dict[str, str | dict[str, str]] = {
         **_names("utilities.throughput", "Throughput ThroughputMonitor"),
     },
     "utilities.model_summary.model_summary": "utilities.model_summary",
-    "utilities.migration": _names("checkpoint.migrate", "migrate_checkpoint pl_legacy_patch"),
+    "utilities.migration": _names("checkpoint.migrate", "migrate_checkpoint"),
     "utilities.migration.utils": "utilities.migration",
+    "utilities.upgrade_checkpoint": "cli.upgrade_checkpoint",
     "fabric": {
         **_names("utilities.seed", "seed_everything"),
         "__version__": "checkpoint.format.LIGHTNING_VERSION",
@@ -120,6 +121,12 @@ INSTEAD: dict[str, str] = {
     **dict.fromkeys(
         ["evaluation_loop", "prediction_loop", "training_epoch_loop", "fetchers", "optimization"], _NO_LOOP
     ),
+    **dict.fromkeys(["loop", "RestartStage"], _NO_LOOP),
+    **dict.fromkeys(["deepspeed", "fsdp", "model_summary_deepspeed", "consolidate_checkpoint"], _NO_SHARDING),
+    **dict.fromkeys(["bitsandbytes", "transformer_engine"], "use precision='bf16-mixed'"),
+    **dict.fromkeys(["TPUAccelerator", "HPUAccelerator", "xla"], _NO_XLA),
+    "model_registry": "give ckpt_path= a path or a URI",
+    "pl_legacy_patch": "files of any version are read without it; `raylight ckpt upgrade FILE` rewrites them",
     **dict.fromkeys(["launchers", "LightningEnvironment", "SLURMEnvironment", "TorchElasticEnvironment"], _NO_LAUNCHER),
 }
 """What to use in place of a name, or of a module, that raylight does not have."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils.hooks import RemovableHandle
 
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.example_input import eval_mode, transferred
@@ -28,19 +28,59 @@ NOT_APPLICABLE = "n/a"
 LEFTOVER_PARAMS_NAME = "other params"
 
 
-@dataclass
 class LayerSummary:
-    """One row: a submodule."""
+    """One row: a submodule. Its sizes are those of its next forward.
 
-    name: str
-    layer_type: str
-    num_parameters: int
-    training: bool
+    Args:
+        module: A ScriptModule, which takes no hooks, keeps its sizes to itself.
+    """
+
     in_size: Any = UNKNOWN_SIZE
     """Shape of the input as a list, a list of shapes for several inputs; "?" when no forward has shown it."""
     out_size: Any = UNKNOWN_SIZE
-    flops: int = 0
-    """Floating-point operations of one forward of the example input; 0 without one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._hook: RemovableHandle | None = None
+        if not isinstance(module, torch.jit.ScriptModule):
+            # The hook must not keep this object, for which nothing but its user stands.
+            self._hook = module.register_forward_hook(_record_sizes(weakref.ref(self)), with_kwargs=True)
+
+    def __del__(self) -> None:
+        self.detach_hook()
+
+    def detach_hook(self) -> None:
+        """Look at no forward any more; without effect after the first."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    @property
+    def layer_type(self) -> str:
+        """Name of the class."""
+        return type(self._module).__name__
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all parameters."""
+        return _num_elements(self._module.parameters())
+
+    @property
+    def training(self) -> bool:
+        """Whether it is in "train" mode."""
+        return self._module.training
+
+
+def _record_sizes(summary: weakref.ref[LayerSummary]) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        layer = summary()
+        if layer is None:
+            return
+        inputs = (*args, *kwargs.values())
+        layer.in_size = parse_batch_shape(inputs[0] if len(inputs) == 1 else inputs)
+        layer.out_size = parse_batch_shape(output)
+        layer.detach_hook()
+
+    return hook
 
 
 class ModelSummary:
@@ -55,67 +95,69 @@ class ModelSummary:
         MisconfigurationException: ``max_depth`` is below -1.
 
     Attributes:
-        layers: A row for each layer.
-        total_flops: Floating-point operations of one forward of the example input; 0 without one.
+        flop_counts: For each layer its floating-point operations in one forward of the example input, by operator.
+        total_flops: Their sum, over all operators of the model; 0 without an example.
     """
 
     def __init__(self, model: nn.Module, max_depth: int = 1) -> None:
         if not isinstance(max_depth, int) or max_depth < -1:
             raise MisconfigurationException(f"`max_depth` can be -1, 0 or > 0, got {max_depth}.")
         self._model = model
-        self._modules = _modules_up_to(model, max_depth)
+        self._max_depth = max_depth
         self._has_example = getattr(model, "example_input_array", None) is not None
         self.total_flops = 0
-        sizes: dict[str, tuple[Any, Any]] = {}
-        flops: dict[str, int] = {}
-        if self._has_example:
-            sizes, flops, self.total_flops = self._forward_example(max_depth)
-        self.layers = [
-            LayerSummary(
-                name,
-                type(module).__name__,
-                _num_elements(module.parameters()),
-                module.training,
-                *sizes.get(name, (UNKNOWN_SIZE, UNKNOWN_SIZE)),
-                flops.get(name, 0),
-            )
-            for name, module in self._modules.items()
-        ]
+        self.flop_counts: dict[str, dict[Any, int]] = {}
+        self._layers = self.summarize()
 
-    def _forward_example(self, max_depth: int) -> tuple[dict[str, tuple[Any, Any]], dict[str, int], int]:
+    def summarize(self) -> dict[str, LayerSummary]:
+        """Look at the model again: each layer by its name. With an example, runs its forward."""
+        layers = {name: LayerSummary(module) for name, module in self.named_modules}
+        self.flop_counts = {name: {} for name in layers}
+        if self._has_example:
+            self._forward_example()
+        for layer in layers.values():
+            layer.detach_hook()
+        return layers
+
+    def _forward_example(self) -> None:
         from torch.utils.flop_counter import FlopCounterMode
 
-        counter = FlopCounterMode(display=False, depth=max_depth + 1)
-        with _recorded_sizes(self._modules) as sizes, eval_mode(self._model), torch.no_grad(), counter:
+        counter = FlopCounterMode(display=False, depth=self._max_depth + 1)
+        with eval_mode(self._model), torch.no_grad(), counter:
             _call(self._model, _example_input(self._model))
         counts = counter.get_flop_counts()
         root = type(self._model).__name__
-        flops = {name: sum(counts.get(f"{root}.{name}", {}).values()) for name in self._modules}
-        return sizes, flops, counter.get_total_flops()
+        self.flop_counts = {name: counts.get(f"{root}.{name}", {}) for name in self.flop_counts}
+        self.total_flops = counter.get_total_flops()
+
+    @property
+    def named_modules(self) -> list[tuple[str, nn.Module]]:
+        """The submodules down to ``max_depth``, each with its name."""
+        return list(_modules_up_to(self._model, self._max_depth).items())
 
     @property
     def layer_names(self) -> list[str]:
-        return [layer.name for layer in self.layers]
+        return list(self._layers)
 
     @property
     def layer_types(self) -> list[str]:
-        return [layer.layer_type for layer in self.layers]
+        return [layer.layer_type for layer in self._layers.values()]
 
     @property
     def param_nums(self) -> list[int]:
-        return [layer.num_parameters for layer in self.layers]
+        return [layer.num_parameters for layer in self._layers.values()]
 
     @property
     def in_sizes(self) -> list[Any]:
-        return [layer.in_size for layer in self.layers]
+        return [layer.in_size for layer in self._layers.values()]
 
     @property
     def out_sizes(self) -> list[Any]:
-        return [layer.out_size for layer in self.layers]
+        return [layer.out_size for layer in self._layers.values()]
 
     @property
     def training_modes(self) -> list[bool]:
-        return [layer.training for layer in self.layers]
+        return [layer.training for layer in self._layers.values()]
 
     @property
     def total_training_modes(self) -> dict[str, int]:
@@ -145,12 +187,12 @@ class ModelSummary:
     def columns(self) -> list[tuple[str, list[str]]]:
         """The table: header and cells of each column."""
         columns = {
-            " ": [str(number) for number in range(len(self.layers))],
+            " ": [str(number) for number in range(len(self._layers))],
             "Name": self.layer_names,
             "Type": self.layer_types,
             "Params": [get_human_readable_count(number) for number in self.param_nums],
             "Mode": ["train" if training else "eval" for training in self.training_modes],
-            "FLOPs": [get_human_readable_count(layer.flops) for layer in self.layers],
+            "FLOPs": [get_human_readable_count(sum(counts.values())) for counts in self.flop_counts.values()],
         }
         if self._has_example:
             columns["In sizes"] = [str(size) for size in self.in_sizes]
@@ -263,31 +305,6 @@ def _num_elements(parameters: Any) -> int:
         else:
             total += parameter.numel()
     return total
-
-
-@contextmanager
-def _recorded_sizes(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Any, Any]]]:
-    """Fills the dict it gives with the input and output shapes of each module's first forward."""
-    sizes: dict[str, tuple[Any, Any]] = {}
-
-    def record(name: str) -> Any:
-        def hook(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            inputs = (*args, *kwargs.values())
-            shown = inputs[0] if len(inputs) == 1 else inputs
-            sizes.setdefault(name, (parse_batch_shape(shown), parse_batch_shape(output)))
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(record(name), with_kwargs=True)
-        for name, module in modules.items()
-        if not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
-    ]
-    try:
-        yield sizes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _example_input(model: nn.Module) -> Any:

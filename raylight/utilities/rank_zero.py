@@ -88,31 +88,39 @@ class _RankZeroOnly:
 
 rank_zero_only = _RankZeroOnly()
 
-
-@rank_zero_only
-def rank_zero_warn(message: str | Warning, stacklevel: int = 5, category: type[Warning] = UserWarning) -> None:
-    """``warnings.warn`` on rank 0; the default ``stacklevel`` points at the caller's caller."""
-    warnings.warn(message, stacklevel=stacklevel, category=category)
+ONE_FRAME_LESS = 1
+"""Lightning's functions below have a frame more between them and ``warnings.warn``; ``stacklevel`` counts it."""
 
 
 @rank_zero_only
-def rank_zero_deprecation(
-    message: str | Warning, stacklevel: int = 6, category: type[Warning] = LightningDeprecationWarning
-) -> None:
-    """A notice that an old name still works, and what its new name is."""
-    warnings.warn(message, stacklevel=stacklevel, category=category)
+def rank_zero_warn(message: str | Warning, stacklevel: int = 4, **kwargs: Any) -> None:
+    """``warnings.warn`` on rank 0, with its arguments.
+
+    Args:
+        message: The text, or the warning itself.
+        stacklevel: 4, counted as in Lightning: the line that calls this function; 5: that of its caller.
+        kwargs: ``category`` and ``source`` of ``warnings.warn``.
+    """
+    warnings.warn(message, stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
 
 
 @rank_zero_only
-def rank_zero_info(*args: Any, stacklevel: int = 3, **kwargs: Any) -> None:
-    """Log at INFO level under this module's logger on rank 0; arguments as for ``logging.info``."""
-    log.info(*args, stacklevel=stacklevel, **kwargs)
+def rank_zero_deprecation(message: str | Warning, stacklevel: int = 5, **kwargs: Any) -> None:
+    """A notice that an old name still works, and what its new name is; ``stacklevel`` as above, but 5 and 6."""
+    kwargs.setdefault("category", LightningDeprecationWarning)
+    warnings.warn(message, stacklevel=stacklevel - 1 - ONE_FRAME_LESS, **kwargs)
 
 
 @rank_zero_only
-def rank_zero_debug(*args: Any, stacklevel: int = 3, **kwargs: Any) -> None:
-    """Log at DEBUG level under this module's logger on rank 0; arguments as for ``logging.debug``."""
-    log.debug(*args, stacklevel=stacklevel, **kwargs)
+def rank_zero_info(*args: Any, stacklevel: int = 4, **kwargs: Any) -> None:
+    """Log at INFO level under the logger "raylight" on rank 0; arguments as for ``logging.info``."""
+    log.info(*args, stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
+
+
+@rank_zero_only
+def rank_zero_debug(*args: Any, stacklevel: int = 4, **kwargs: Any) -> None:
+    """Log at DEBUG level under the logger "raylight" on rank 0; arguments as for ``logging.debug``."""
+    log.debug(*args, stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
 
 
 def rank_prefixed_message(message: str, rank: int | None) -> str:
@@ -123,17 +131,17 @@ def rank_prefixed_message(message: str, rank: int | None) -> str:
 class WarningCache(set[str]):
     """Says each message once, on rank 0."""
 
-    def warn(self, message: str, stacklevel: int = 6, **kwargs: Any) -> None:
+    def warn(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
         """``rank_zero_warn``, unless ``message`` has been said."""
         if self._is_new(message):
             rank_zero_warn(message, stacklevel=stacklevel, **kwargs)
 
-    def deprecation(self, message: str, stacklevel: int = 7, **kwargs: Any) -> None:
+    def deprecation(self, message: str, stacklevel: int = 6, **kwargs: Any) -> None:
         """``rank_zero_deprecation``, unless ``message`` has been said."""
         if self._is_new(message):
             rank_zero_deprecation(message, stacklevel=stacklevel, **kwargs)
 
-    def info(self, message: str, stacklevel: int = 4, **kwargs: Any) -> None:
+    def info(self, message: str, stacklevel: int = 5, **kwargs: Any) -> None:
         """``rank_zero_info``, unless ``message`` has been said."""
         if self._is_new(message):
             rank_zero_info(message, stacklevel=stacklevel, **kwargs)

@@ -705,6 +705,8 @@ def merged_hparams(model: Any, datamodule: Any) -> dict[str, Any] | None:
     merged: dict[str, Any] = {}
     for owner in owners:
         for name, value in dict(owner.hparams_initial).items():
+            if name == "_class_path":  # how LightningCLI makes the object again: no hyperparameter
+                continue
             if name in merged and _differ(merged[name], value):
                 raise RuntimeError(
                     f"Error while merging hparams: the keys ['{name}'] are present in both the LightningModule's and "

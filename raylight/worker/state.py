@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from raylight.checkpoint.progress import Position
 from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.utilities import tree
+from raylight.utilities.empty_init import EmptyInit
 from raylight.worker.fit_loop import EvaluationLoop, FitLoop
 from raylight.worker.legacy_attributes import old_attribute
 from raylight.worker.predict_loop import PredictLoop
@@ -721,6 +723,17 @@ class TrainerView:
             Its counters.
         """
         return self._live_run().try_out(callbacks, fn, batch_size, **flags)
+
+    @contextlib.contextmanager
+    def init_module(self, empty_init: bool | None = None) -> Iterator[None]:
+        """Modules made inside have this run's precision, and are on this process's device.
+
+        Args:
+            empty_init: Leave out the initialization, of weights that are to be loaded anyway; None: False.
+        """
+        initialization = EmptyInit() if empty_init else contextlib.nullcontext()
+        with initialization, self.strategy.root_device, self.precision_plugin.module_init_context():
+            yield
 
     def save_checkpoint(
         self, filepath: str | os.PathLike[str], weights_only: bool | None = None, storage_options: Any = None

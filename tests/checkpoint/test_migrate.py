@@ -16,9 +16,9 @@ from raylight.checkpoint.migrate import migrate_checkpoint
 def test_file_of_today_stays_as_it_is() -> None:
     today = {"pytorch-lightning_version": LIGHTNING_VERSION, "state_dict": {}, "callbacks": {}}
 
-    assert migrate_checkpoint(checkpoint := dict(today)) == []
+    assert migrate_checkpoint(checkpoint := dict(today))[1] == {}
     assert checkpoint == today
-    assert migrate_checkpoint({"state_dict": {}}) == []  # who wrote it is not known
+    assert migrate_checkpoint({"state_dict": {}})[1] == {}  # who wrote it is not known
 
 
 def test_newer_file_is_warned_about(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_newer_file_is_warned_about(tmp_path: Path) -> None:
 def test_changes_since(version: str, first: str) -> None:
     checkpoint = {"pytorch-lightning_version": version, "state_dict": {}, "epoch": 2, "global_step": 6}
 
-    assert migrate_checkpoint(checkpoint)[0] == first
+    assert next(iter(migrate_checkpoint(checkpoint)[1])) == first
 
     assert checkpoint["legacy_pytorch-lightning_version"] == version
     assert checkpoint["pytorch-lightning_version"] == LIGHTNING_VERSION
@@ -50,7 +50,7 @@ def test_changes_since(version: str, first: str) -> None:
 def test_only_the_version_is_raised(version: str) -> None:
     checkpoint: dict[str, Any] = {"pytorch-lightning_version": version, "state_dict": {}}
 
-    assert migrate_checkpoint(checkpoint) == []
+    assert migrate_checkpoint(checkpoint)[1] == {}
     assert checkpoint["legacy_pytorch-lightning_version"] == version
 
 

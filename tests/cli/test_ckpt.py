@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +229,29 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run()
     assert stop.value.code == 2
+
+
+def test_lightnings_command_upgrades_a_folder(
+    old_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from raylight.utilities.upgrade_checkpoint import main as upgrade  # type: ignore[import-not-found]
+
+    monkeypatch.setattr("sys.argv", ["upgrade_checkpoint", str(old_file.parent)])
+    upgrade()
+    assert torch.load(old_file, weights_only=True)["pytorch-lightning_version"] == "2.6.6"
+    assert old_file.with_name(f"{old_file.name}.bak").exists()
+    for arguments, message in (
+        ([str(old_file.parent / "none.ckpt")], "does not exist"),
+        ([str(old_file.parent), "--extension", "other"], r"No checkpoint files with extension .other were found"),
+    ):
+        monkeypatch.setattr("sys.argv", ["upgrade_checkpoint", *arguments])
+        with pytest.raises(SystemExit, match="1"):
+            upgrade()
+        assert message in caplog.text
+
+
+def test_lightnings_command_is_a_module_to_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raylight.utilities.upgrade_checkpoint", str(tmp_path / "none.ckpt")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "does not exist" in told.stderr

@@ -48,11 +48,12 @@ def layout(directory):
 
 
 def events(directory):
-    """Everything recorded in ``directory``, times aside."""
+    """Everything recorded in ``directory``, sorted, times aside: several files are read in the order of their names."""
     accumulator = EventAccumulator(str(directory))
     accumulator.Reload()
     scalars = {
-        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]
+        tag: sorted((event.step, event.value) for event in accumulator.Scalars(tag))
+        for tag in accumulator.Tags()["scalars"]
     }
     return scalars, {tag: hparams_summary(accumulator, tag) for tag in accumulator.summary_metadata if "hparams" in tag}
 

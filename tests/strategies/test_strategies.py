@@ -137,3 +137,13 @@ def test_step_module_calls_the_step_that_is_named() -> None:
     module.register_forward_hook(lambda module, args, output: heard.append(output))
     assert module("training_step", 5, batch_idx=1) == (5, 1)
     assert heard == [(5, 1)]
+
+
+@pytest.mark.parametrize("name", ["parallel_devices", "cluster_environment", "model_averaging_period"])
+def test_what_ddp_cannot_do_is_refused(name: str) -> None:
+    with pytest.raises(MisconfigurationException, match=f"{name}=.* is not supported"):
+        DDPStrategy(**{name: 1})
+
+
+def test_start_method_makes_no_difference() -> None:
+    assert DDPStrategy(start_method="spawn").kwargs == DDPStrategy().kwargs

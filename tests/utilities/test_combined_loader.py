@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pytorch_lightning.utilities import CombinedLoader as Reference
+from torch.utils.data import DataLoader
 
 from raylight.utilities.combined_loader import MODES, CombinedLoader, loader_length
 
@@ -62,6 +63,13 @@ def test_gives_what_lightnings_gives(mode: str, nesting: str, limits: int | None
 
 def test_default_mode() -> None:
     assert CombinedLoader([1]).mode == Reference([range(1)])._mode == "min_size"
+
+
+def test_samplers_are_nested_as_the_loaders_are() -> None:
+    loader = DataLoader(list(range(4)), batch_size=2)
+    combined = CombinedLoader({"a": loader, "b": [range(2)]})
+    assert combined.sampler == {"a": loader.sampler, "b": [None]}
+    assert combined.batch_sampler == {"a": loader.batch_sampler, "b": [None]}
 
 
 def test_unknown_mode() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import pytorch_lightning
 import torch
+from pytorch_lightning.utilities.model_summary import LayerSummary as LightningLayerSummary
 from pytorch_lightning.utilities.model_summary import get_human_readable_count as lightnings_count
 from pytorch_lightning.utilities.model_summary import summarize as lightnings_summarize
 from torch import Tensor, nn
 
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.model_summary import ModelSummary, get_human_readable_count, summarize
+from raylight.utilities.model_summary import LayerSummary, ModelSummary, get_human_readable_count, summarize
 
 
 class Nested(pytorch_lightning.LightningModule):
@@ -82,6 +83,7 @@ def test_table_is_lightnings(name: str, max_depth: int) -> None:
         "trainable_parameters",
         "total_layer_params",
         "total_flops",
+        "flop_counts",
     ):
         assert getattr(ours, attribute) == getattr(lightnings, attribute), attribute
     assert ours.model_size == pytest.approx(lightnings.model_size)
@@ -89,10 +91,21 @@ def test_table_is_lightnings(name: str, max_depth: int) -> None:
 
 def test_any_module_has_a_summary() -> None:
     summary = ModelSummary(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))
-    assert [(layer.name, layer.layer_type, layer.num_parameters) for layer in summary.layers] == [
-        ("0", "Linear", 9),
-        ("1", "ReLU", 0),
-    ]
+    assert (summary.layer_names, summary.layer_types, summary.param_nums) == (["0", "1"], ["Linear", "ReLU"], [9, 0])
+
+
+def test_summary_of_one_layer() -> None:
+    layer = nn.Conv2d(3, 8, 3)
+    ours, lightnings = LayerSummary(layer), LightningLayerSummary(layer)
+    before = (ours.in_size, ours.out_size)
+    layer(torch.zeros(1, 3, 5, 5))
+    layer(torch.zeros(2, 3, 9, 9))  # the first forward counts
+    for name in ("layer_type", "num_parameters", "training", "in_size", "out_size"):
+        assert getattr(ours, name) == getattr(lightnings, name), name
+    assert before == ("?", "?")
+    LayerSummary(layer)
+    ours.detach_hook()
+    assert not layer._forward_hooks
 
 
 def test_model_is_left_as_it_was() -> None:

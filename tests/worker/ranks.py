@@ -15,6 +15,7 @@ import raylight as pl
 from raylight.config.accelerators import Placement
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource, Job, TrainerFn
+from raylight.strategies import DDPStrategy
 from raylight.worker.control import StopRequest
 from raylight.worker.execute import execute
 
@@ -183,3 +184,31 @@ def with_sampler_of_its_own(rank: int, world_size: int) -> list[float]:
     model.on_train_batch_start = lambda batch, batch_idx: got.extend(batch[0].flatten().tolist())  # type: ignore[method-assign]
     do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **QUIET)
     return got
+
+
+def fit_with_comm_hook(rank: int, world_size: int, backend: str) -> tuple[int, int]:
+    """Gradient buckets that the hook saw and hooks that the wrapper saw, in a step."""
+    seen: list[int] = []
+    wrapped = []
+
+    def local(state, bucket):  # type: ignore[no-untyped-def]  # torch reads annotations, but not as text
+        state.append(bucket.index())
+        future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    def wrapper(hook: Any) -> Any:
+        wrapped.append(hook)
+        return hook
+
+    strategy = DDPStrategy(
+        ddp_comm_state=seen,
+        ddp_comm_hook=local,
+        ddp_comm_wrapper=wrapper,
+        process_group_backend=backend,
+        timeout=datetime.timedelta(seconds=20),
+    )
+    model = Measuring()
+    loader = DataLoader(TensorDataset(samples(2)))
+    do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **QUIET, strategy=strategy)
+    return len(seen), len(wrapped)

@@ -83,3 +83,9 @@ def test_several_optimizers_on_two_ranks(on_ranks: OnRanks) -> None:
     for weights in on_ranks(2, ranks.fit_two_optimizers):
         assert weights == pytest.approx(alone, rel=1e-5)
         assert not math.isclose(weights[0], weights[2])  # the optimizers have different rates
+
+
+def test_ddp_takes_a_communication_hook(on_ranks: OnRanks) -> None:
+    assert on_ranks(2, ranks.fit_with_comm_hook, backend="gloo") == [(1, 1), (1, 1)]
+    with pytest.raises(MisconfigurationException, match="workers on cpu talk by 'gloo'"):
+        on_ranks(2, ranks.fit_with_comm_hook, backend="nccl")
