@@ -90,7 +90,7 @@ def load(
             stream = storage.open_read(path)
         except FileNotFoundError as error:
             raise CheckpointNotFoundError(
-                f"There is no checkpoint at {path}. Check the path; nothing was loaded."
+                f"Checkpoint file not found: {path}. Check the path; nothing was loaded."
             ) from error
         except OSError as error:
             raise CheckpointError(f"The checkpoint {path} cannot be opened as a file: {error}.") from error

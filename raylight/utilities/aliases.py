@@ -239,9 +239,12 @@ def _counterpart(fullname: str) -> str | None:
 def _share_log_levels() -> None:
     """Let raylight's messages heed the levels and handlers that a script gives to Lightning's loggers."""
     logger = logging.getLogger("raylight")
+    logger.setLevel(logging.NOTSET)
     for name in reversed(LIGHTNING_LOGGERS):
         logger.parent = logging.getLogger(name)
         logger = logger.parent
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 def _install_in_children() -> None:

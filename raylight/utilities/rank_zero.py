@@ -7,12 +7,24 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TextIO, TypeVar, overload
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+class _WhereNobodyListens(logging.StreamHandler[TextIO]):
+    """Writes to stderr in a script that has not set up logging; where it has, its own handlers do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().hasHandlers():
+            super().emit(record)
+
+
 log = logging.getLogger("raylight")
+if not log.handlers:
+    log.setLevel(logging.INFO)
+    log.addHandler(_WhereNobodyListens())
 
 
 class PossibleUserWarning(UserWarning):

@@ -473,7 +473,7 @@ def reduction_name(reduce_fx: str | Callable[..., Any]) -> str:
         MisconfigurationException: It is none of these.
     """
     name = reduce_fx if isinstance(reduce_fx, str) else None
-    if reduce_fx in (torch.mean, torch.sum, torch.min, torch.max):
+    if reduce_fx in (torch.mean, torch.sum, torch.min, torch.max, sum, min, max):
         name = reduce_fx.__name__
     if name is None or name.lower() not in REDUCTIONS:
         raise MisconfigurationException(

@@ -163,7 +163,7 @@ def test_upgrade_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("name", "bytes_of_file", "expected"),
     [
-        ("missing.ckpt", None, "There is no checkpoint at"),
+        ("missing.ckpt", None, "Checkpoint file not found"),
         ("text.ckpt", b"hello", "not written by `torch.save`"),
         ("empty.ckpt", b"", "truncated"),
     ],
@@ -213,7 +213,7 @@ def test_newer_file_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run("upgrade", tmp_path / "a.ckpt") == 2
     assert "was left as it is: Lightning 3.0.0, which wrote it, is newer" in complaint(capsys)
     assert run("upgrade", tmp_path / "nothing-here-either") == 2
-    assert "There is no checkpoint" in complaint(capsys)
+    assert "Checkpoint file not found" in complaint(capsys)
     (tmp_path / "empty").mkdir()
     assert run("upgrade", tmp_path / "empty") == 2
     assert "No checkpoint files" in complaint(capsys)

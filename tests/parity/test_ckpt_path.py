@@ -136,7 +136,7 @@ def test_bad_files(method: str, ours: Any) -> None:
     def load(path: str) -> None:
         getattr(ours.trainer(), method)(make(ours), ours.loader(2), ckpt_path=path)
 
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint at .*nothing.ckpt"):
+    with pytest.raises(FileNotFoundError, match="Checkpoint file not found: .*nothing.ckpt"):
         load(str(ours.root / "nothing.ckpt"))
     with pytest.raises(CheckpointError, match="truncated"):
         load(str(ours.root / "half.ckpt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -31,6 +32,7 @@ class DrawnBar(ProgressBar):
     _batches_between_refreshes = 1
     _shows_every_batch = False
     _completed = 0
+    _trained = 0
     _epoch = ""
     _total: float = 0
     _metrics: Mapping[str, Any] = MappingProxyType({})
@@ -83,7 +85,7 @@ class DrawnBar(ProgressBar):
 
     def on_train_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._describe_training(trainer)  # training may go on within an epoch, which has no start then
-        self._show(trainer, "train", self.train_description, 0, self._total)
+        self._show(trainer, "train", self.train_description, 0, math.inf)
 
     def on_train_epoch_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._describe_training(trainer)
@@ -93,17 +95,17 @@ class DrawnBar(ProgressBar):
         self, trainer: TrainerView, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._advances("train", batch_idx + 1, trainer.state.is_last_batch):
-            self._show_training(trainer, pl_module, batch_idx + 1)
+            self._show_training(trainer, pl_module, self._trained)
 
     def on_train_epoch_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._show_training(trainer, pl_module, trainer.state.batch_idx + 1, done=self._leave)
+        self._show_training(trainer, pl_module, self._trained, done=self._leave)
 
     def on_train_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         if not self._leave:  # else it has been closed
-            self._show_training(trainer, pl_module, trainer.state.batch_idx + 1, done=True)
+            self._show(trainer, "train", self._epoch, self._trained, self._total, self._metrics, done=True)
 
     def on_validation_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._start_evaluation(trainer, trainer.num_val_batches)
+        self._start_evaluation(trainer)
 
     def on_validation_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -124,11 +126,15 @@ class DrawnBar(ProgressBar):
 
     def on_validation_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._end_evaluation(trainer, trainer.num_val_batches)
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._show_training(trainer, pl_module, trainer.state.batch_idx + 1)
+        if trainer.state.fn != "fit":
+            return
+        if trainer.sanity_checking:
+            self._read_metrics(trainer, pl_module)
+        else:
+            self._show_training(trainer, pl_module, self._trained)
 
     def on_test_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._start_evaluation(trainer, trainer.num_test_batches)
+        self._start_evaluation(trainer)
 
     def on_test_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -151,7 +157,7 @@ class DrawnBar(ProgressBar):
         self._end_evaluation(trainer, trainer.num_test_batches)
 
     def on_predict_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._start_evaluation(trainer, trainer.num_predict_batches)
+        self._start_evaluation(trainer)
 
     def on_predict_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -173,9 +179,9 @@ class DrawnBar(ProgressBar):
     def on_predict_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._end_evaluation(trainer, trainer.num_predict_batches)
 
-    def _start_evaluation(self, trainer: TrainerView, batches: list[float]) -> None:
+    def _start_evaluation(self, trainer: TrainerView) -> None:
         self.reset_dataloader_idx_tracker()
-        self._show(trainer, str(trainer.state.stage), self._describe(trainer), 0, batches[0])
+        self._show(trainer, str(trainer.state.stage), self._describe(trainer), 0, math.inf)
 
     def _start_loader(self, trainer: TrainerView, total: float) -> None:
         description = f"{self._describe(trainer)} DataLoader {self._current_eval_dataloader_idx}"
@@ -193,7 +199,7 @@ class DrawnBar(ProgressBar):
         self.reset_dataloader_idx_tracker()
 
     def _describe_training(self, trainer: TrainerView) -> None:
-        self._epoch, self._total = self.describe_epoch(trainer), self.total_train_batches
+        self._epoch, self._total, self._trained = self.describe_epoch(trainer), self.total_train_batches, 0
 
     def _describe(self, trainer: TrainerView) -> str:
         return {
@@ -208,16 +214,19 @@ class DrawnBar(ProgressBar):
         if not self.is_enabled or (completed % self._batches_between_refreshes and not is_last):
             return False
         self.move(key, completed)
+        if key == "train":
+            self._trained = completed
         return is_last or self._shows_every_batch or time.monotonic() >= self._next_refresh
 
     def _show_training(
         self, trainer: TrainerView, pl_module: LightningModule, completed: int, done: bool = False
     ) -> None:
-        if self.is_disabled:
-            return
-        if self._may_read_metrics(trainer):
-            self._metrics = self.get_metrics(trainer, pl_module)
+        self._read_metrics(trainer, pl_module)
         self._show(trainer, "train", self._epoch, completed, self._total, self._metrics, done)
+
+    def _read_metrics(self, trainer: TrainerView, pl_module: LightningModule) -> None:
+        if self.is_enabled and self._may_read_metrics(trainer):
+            self._metrics = self.get_metrics(trainer, pl_module)
 
     def _show(
         self,

@@ -25,6 +25,9 @@ TASKS = {
 }
 """Where the task of an event is kept."""
 
+COLUMNS = ("BatchesProcessedColumn", "CustomTimeColumn", "MetricsTextColumn", "ProcessingSpeedColumn")
+"""Of ``rich_columns``, for a ``configure_columns`` of the user's; imported when asked for."""
+
 
 @dataclass
 class RichProgressBarTheme:
@@ -218,3 +221,11 @@ class RichProgressBar(DrawnBar):
         if self.progress is not None and not self._progress_stopped:
             self.progress.stop()
             self._progress_stopped = True
+
+
+def __getattr__(name: str) -> Any:
+    if name not in COLUMNS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from raylight.callbacks.progress import rich_columns
+
+    return getattr(rich_columns, name)
