@@ -93,6 +93,7 @@ GOLDEN = {
     "LRSchedulerPLType LRSchedulerType LRSchedulerTypeTuple LRSchedulerTypeUnion OptimizerConfig OptimizerLRScheduler "
     "OptimizerLRSchedulerConfig STEP_OUTPUT TRAIN_DATALOADERS",
     "utilities.warnings": "PossibleUserWarning",
+    "tuner.lr_finder": "_LRFinder",
 }
 
 

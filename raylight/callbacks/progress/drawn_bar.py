@@ -79,17 +79,21 @@ class DrawnBar(ProgressBar):
         super().setup(trainer, pl_module, stage)
         self._drawn_elsewhere = trainer.run is not None and trainer.run.job.trainer is None
         self._next_refresh = 0.0  # another process has another clock
-        # A user's own get_metrics may count or collect; on a GPU reading metrics waits for it, so not there
-        overridden = type(self).get_metrics is not ProgressBar.get_metrics
+        # Own get_metrics may count, and own hooks read the bar; on a GPU reading metrics waits for it, so not there
+        kind = type(self)
+        overridden = (
+            kind.get_metrics is not ProgressBar.get_metrics
+            or kind.on_train_batch_end is not DrawnBar.on_train_batch_end
+        )
         self._shows_every_batch = overridden and trainer.state.device_type == "cpu"
 
     def on_train_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._describe_training(trainer)  # training may go on within an epoch, which has no start then
-        self._show(trainer, "train", self.train_description, 0, math.inf)
+        self._show(trainer, "train", self.train_description, 0, math.inf, starts=True)
 
     def on_train_epoch_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._describe_training(trainer)
-        self._show(trainer, "train", self._epoch, 0, self._total)
+        self._show(trainer, "train", self._epoch, 0, self._total, starts=True)
 
     def on_train_batch_end(
         self, trainer: TrainerView, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,11 +185,11 @@ class DrawnBar(ProgressBar):
 
     def _start_evaluation(self, trainer: TrainerView) -> None:
         self.reset_dataloader_idx_tracker()
-        self._show(trainer, str(trainer.state.stage), self._describe(trainer), 0, math.inf)
+        self._show(trainer, str(trainer.state.stage), self._describe(trainer), 0, math.inf, starts=True)
 
     def _start_loader(self, trainer: TrainerView, total: float) -> None:
         description = f"{self._describe(trainer)} DataLoader {self._current_eval_dataloader_idx}"
-        self._show(trainer, str(trainer.state.stage), description, 0, total)
+        self._show(trainer, str(trainer.state.stage), description, 0, total, starts=True)
 
     def _end_batch(self, trainer: TrainerView, completed: int, total: float) -> None:
         stage, self._completed = str(trainer.state.stage), completed
@@ -222,7 +226,7 @@ class DrawnBar(ProgressBar):
         self, trainer: TrainerView, pl_module: LightningModule, completed: int, done: bool = False
     ) -> None:
         self._read_metrics(trainer, pl_module)
-        self._show(trainer, "train", self._epoch, completed, self._total, self._metrics, done)
+        self._show(trainer, "train", self._epoch, completed, self._total, self._metrics, done=done)
 
     def _read_metrics(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         if self.is_enabled and self._may_read_metrics(trainer):
@@ -236,11 +240,12 @@ class DrawnBar(ProgressBar):
         completed: int,
         total: float,
         metrics: Mapping[str, Any] | None = None,
+        starts: bool = False,
         done: bool = False,
     ) -> None:
         if self.is_enabled:
             self._next_refresh = time.monotonic() + self.seconds_between_refreshes()
-            trainer.emit(Progress(key, description, completed, total, dict(metrics or {}), done))
+            trainer.emit(Progress(key, description, completed, total, dict(metrics or {}), starts, done))
 
     def _may_read_metrics(self, trainer: TrainerView) -> bool:
         # Reading a metric waits for the GPU: there only where the loggers read them as well.

@@ -152,7 +152,7 @@ class TQDMProgressBar(DrawnBar):
         bar = self._open_bars.get(event.key)
         if event.done and bar is None:
             return
-        restarts = self._leave and event.key == "train" and event.completed == 0
+        restarts = self._leave and event.key == "train" and event.starts
         fresh = bar is None and not restarts
         if bar is None or restarts:
             bar = self._open_bar(event.key)
@@ -169,11 +169,10 @@ class TQDMProgressBar(DrawnBar):
     @staticmethod
     def _label(bar: Tqdm, event: Progress) -> None:
         total = None if math.isinf(event.total) else int(event.total)
-        starts = event.completed == 0
-        if starts:
+        if event.starts:
             bar.reset()
             bar.initial = 0
-        if starts or bar.total != total:  # training that goes on within an epoch has no start
+        if event.starts or bar.total != total:  # training that goes on within an epoch has no start
             bar.total = total
             bar.set_description(event.description, refresh=False)
 
