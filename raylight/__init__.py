@@ -10,14 +10,12 @@ from raylight.callbacks import Callback
 from raylight.core import LightningDataModule, LightningModule
 from raylight.trainer import Trainer
 from raylight.utilities.aliases import lazy_names
-from raylight.utilities.rank_zero import show_messages
 from raylight.utilities.seed import seed_everything
 
 __version__ = "0.1.0"
 
 __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"]
 
-show_messages()
 
 if not TYPE_CHECKING:
     __getattr__ = lazy_names(__name__)

@@ -339,7 +339,8 @@ class Trainer(TrainerView):
             loaders.update(train_dataloaders=None, datamodule=train_dataloaders)
         if batch_flag:
             mode = {"mode": batch_flag} if isinstance(batch_flag, str) else {}
-            found["scale_batch_size"] = tuner.scale_batch_size(model, **loaders, **{**mode, **batch_kwargs})
+            arguments = {**mode, "margin": 0.0, **batch_kwargs}  # 1.x left no margin
+            found["scale_batch_size"] = tuner.scale_batch_size(model, **loaders, **arguments)
         if lr_flag:
             attribute = {"attr_name": lr_flag} if isinstance(lr_flag, str) else {}
             found["lr_find"] = tuner.lr_find(model, **loaders, **{**attribute, **lr_kwargs})

@@ -26,8 +26,8 @@ PREFIXES: dict[TrainerFn | None, str] = {
 class BatchSizeFinder(Callback):
     """Find the largest batch size that fits into memory before a call begins, and go on with it.
 
-    Only sizes that were run are returned. With several workers all try the same size, and it fits where it fits on all.
-    Loaders that were handed to ``fit`` are tried with other sizes too, but keep their own.
+    No size is returned that is larger than what was run. With several workers all try the same size, and it fits where
+    it fits on all. Loaders that were handed to ``fit`` are tried with other sizes too, but keep their own.
 
     Args:
         mode: "power": double the size until it does not fit; "binsearch": then search between the last two.
@@ -35,7 +35,7 @@ class BatchSizeFinder(Callback):
         init_val: First size.
         max_trials: Sizes to try at most.
         batch_arg_name: Attribute of the model, its hparams or its datamodule that holds the size.
-        margin: With "binsearch": share of the size that is left free where a larger one did not fit.
+        margin: With "binsearch": share of the size found that is left free.
         max_val: Largest size to try.
 
     Raises:
@@ -159,7 +159,7 @@ class _Sizes:
             rank_zero_info(f"Batch size {tried} {verdict}, trying batch size {self.size}")
 
     def result(self, margin: float) -> int:
-        """The largest size that fitted, less the margin where a search found the limit.
+        """The largest size that fitted; of a search, less the margin.
 
         Raises:
             MisconfigurationException: None did.
@@ -169,7 +169,7 @@ class _Sizes:
                 f"No batch size fits into memory, down to {self._failed}: make the model smaller, or use precision="
                 "'bf16-mixed'."
             )
-        if self._bisects and self._failed is not None:
+        if self._bisects:
             return max(1, int(self._fitted * (1 - margin)))
         return self._fitted
 

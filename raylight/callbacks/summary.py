@@ -103,7 +103,7 @@ class RichModelSummary(ModelSummary):
         for label, value in summary_totals(
             total_parameters, trainable_parameters, model_size, total_training_modes, total_flops
         ):
-            totals.add_row(f"[bold]{label}[/]: {value}")
+            totals.add_row(f"[bold]{label.replace('Flops', 'FLOPs')}[/]: {value}")
 
         text = io.StringIO()
         console = Console(file=text, force_terminal=sys.stdout.isatty())

@@ -145,7 +145,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a bar stands. A new ``key`` opens a bar, 0 completed starts it anew, ``done`` closes it."""
+    """Where a bar stands. A new ``key`` opens a bar, ``starts`` starts it anew, ``done`` closes it."""
 
     key: str
     """"sanity_check", "train", "validate", "test" or "predict"."""
@@ -154,6 +154,7 @@ class Progress:
     total: float
     """Batches in all, inf when unknown."""
     metrics: dict[str, Any]
+    starts: bool = False
     done: bool = False
 
 

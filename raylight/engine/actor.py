@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import datetime
 import gc
+import logging
 import os
 import socket
 import threading
@@ -20,7 +21,7 @@ from raylight.config.messages import Event, Job, LoggerCall, Outcome
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
 from raylight.utilities import aliases, seed
-from raylight.utilities.rank_zero import leave_messages
+from raylight.utilities.rank_zero import package_log
 from raylight.worker.control import StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
 from raylight.worker.execute import execute
@@ -90,7 +91,7 @@ class WorkerActor:
 
     def __init__(self) -> None:
         os.environ[IN_ACTOR_VARIABLE] = "1"
-        leave_messages()  # Ray would show each beside the driver's own
+        package_log.setLevel(logging.WARNING)  # Ray would show each beside the driver's own
         by_value.install()
         self._membership: Membership | None = None
         self._device = torch.device("cpu")

@@ -21,7 +21,6 @@ from typing import Any
 
 from raylight.utilities.exceptions import MissingNameError
 from raylight.utilities.import_paths import INSTEAD, PATHS
-from raylight.utilities.rank_zero import leave_messages, show_messages
 
 ROOTS = {
     "lightning.pytorch": "raylight",
@@ -246,12 +245,14 @@ def _counterpart(fullname: str) -> str | None:
 def _share_log_levels() -> None:
     """Let raylight's messages heed the levels and handlers that a script gives to Lightning's loggers."""
     logger = logging.getLogger("raylight")
-    if logger.level == logging.INFO:  # not in a worker
-        leave_messages()
-        show_messages(LIGHTNING_LOGGERS[0])
+    if logger.level != logging.INFO:  # in a worker
+        return
+    logger.setLevel(logging.NOTSET)
     for name in reversed(LIGHTNING_LOGGERS):
         logger.parent = logging.getLogger(name)
         logger = logger.parent
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 def _install_in_children() -> None:

@@ -65,7 +65,8 @@ PATHS: dict[str, str | dict[str, str]] = {
     **_modules("plugins.io", "plugins", "async_plugin checkpoint_plugin torch_plugin wrapper xla_plugin"),
     **_modules("plugins.precision", "plugins", "amp double half precision"),
     **_modules("profilers", "profilers", "advanced base profiler pytorch simple"),
-    **_modules("tuner", "tuner", "batch_size_scaling lr_finder tuning"),
+    **_modules("tuner", "tuner", "batch_size_scaling tuning"),
+    "tuner.lr_finder": {"_LRFinder": "callbacks.lr_finder.LRFinder"},
     "utilities": {
         **_names("utilities.grads", "grad_norm"),
         **_names("utilities.throughput", "Throughput ThroughputMonitor"),

@@ -7,32 +7,25 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TextIO, TypeVar, overload
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+
+class _WhereNobodyListens(logging.StreamHandler[TextIO]):
+    """Writes to stderr in a script that has not set up logging; where it has, its own handlers do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().hasHandlers():
+            super().emit(record)
+
+
 log = logging.getLogger(__name__)
-
-
-_on_stderr = logging.StreamHandler()
-
-
-def show_messages(name: str = "raylight") -> None:
-    """Let INFO messages of the logger ``name`` be seen: by the root's handlers where it has any, else on stderr."""
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.INFO)
-    if not logging.getLogger().hasHandlers():
-        logger.addHandler(_on_stderr)
-        logger.propagate = False
-
-
-def leave_messages(name: str = "raylight") -> None:
-    """Undo ``show_messages``: another logger, above this one, sees to them."""
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.NOTSET)
-    logger.removeHandler(_on_stderr)
-    logger.propagate = True
+package_log = logging.getLogger("raylight")
+if not package_log.handlers:
+    package_log.setLevel(logging.INFO)
+    package_log.addHandler(_WhereNobodyListens())
 
 
 class PossibleUserWarning(UserWarning):

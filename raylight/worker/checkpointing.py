@@ -185,8 +185,8 @@ def _restore_position(run: Run, position: progress.Position) -> None:
     state.batches_trained, state.is_last_batch = state.batches_done, position.is_last_batch
     run.resumed_within = position.epoch_is_open and not position.epoch_is_over
     limit = run.trainer.max_epochs
-    if limit is not None and limit != -1 and state.epoch > limit:
+    if limit is not None and limit != -1 and position.epoch > limit:
         raise MisconfigurationException(
-            f"You restored a checkpoint with current_epoch={state.epoch}, but you have set "
+            f"You restored a checkpoint with current_epoch={position.epoch}, but you have set "
             f"Trainer(max_epochs={limit}): raise max_epochs to train on."
         )

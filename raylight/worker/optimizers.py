@@ -30,6 +30,8 @@ class _NoOptimizer(Optimizer):
         super().__init__([torch.zeros(1)], {})
         self.param_groups = []
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None: ...
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         return closure() if closure is not None else None
 
@@ -39,6 +41,9 @@ class _NoOptimizer(Optimizer):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+    def __repr__(self) -> str:
+        return "No Optimizer"
 
 
 def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRSchedulerConfig], list[int]]:

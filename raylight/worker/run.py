@@ -599,6 +599,10 @@ class Run:
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on the driver's terminal, from rank 0 only."""
+        if self.job.trainer is not None:
+            bar = self.trainer.progress_bar_callback
+            (bar.print if bar is not None and getattr(bar, "is_enabled", True) else print)(*args, **kwargs)
+            return
         if kwargs.get("file") is not None:
             print(*args, **kwargs)
             return

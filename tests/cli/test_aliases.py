@@ -139,6 +139,7 @@ GOLDEN = {
     "OptimizerLRSchedulerConfig STEP_OUTPUT TRAIN_DATALOADERS",
     "utilities.upgrade_checkpoint": "main",
     "utilities.warnings": "PossibleUserWarning",
+    "tuner.lr_finder": "_LRFinder",
 }
 
 

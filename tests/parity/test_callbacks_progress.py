@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def recording_bar(side: Any, log: list[Any], **settings: Any) -> Any:
         def call(self: Any, *args: Any) -> None:
             getattr(super(Bar, self), name)(*args)
             bar = getattr(self, attribute)
-            log.append((name, bar.n, bar.total, bar.desc))
+            log.append((name, bar.n, bar.total, bar.desc, name == "on_train_batch_end" and bar.postfix or None))
 
         return call
 
@@ -108,3 +109,79 @@ def test_metrics_beside_the_bar(same_in_both: Any) -> None:
         return shown
 
     assert "v_num=0.000" not in same_in_both(run)[0]
+
+
+def counting_bar(original: Any, made: list[Any]) -> Any:
+    """A class in place of ``original`` that notes each value its ``n``, ``total`` and description take."""
+
+    class Counting(original):  # type: ignore[misc]
+        n = property(lambda self: self.__dict__["n"], lambda self, value: self.note("n", value))
+        total = property(lambda self: self.__dict__["total"], lambda self, value: self.note("total", value))
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.noted: list[Any] = []
+            super().__init__(*args, **kwargs)
+            self.noted = []
+            if not kwargs.get("smoothing", 1) or kwargs.get("leave"):  # of training and of evaluations on their own
+                made.append(self.noted)
+
+        def note(self, name: str, value: Any) -> None:
+            if (name, value) != next(((key, old) for key, old in reversed(self.noted) if key == name), None):
+                self.noted.append((name, value))
+            self.__dict__[name] = value
+
+        def set_description(self, *args: Any, **kwargs: Any) -> None:
+            super().set_description(*args, **kwargs)
+            self.noted.append(("desc", self.desc))
+
+    return Counting
+
+
+@pytest.mark.parametrize("method", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("refresh_rate", [1, 3])
+def test_a_bar_of_ones_own(same_in_both: Any, monkeypatch: pytest.MonkeyPatch, method: str, refresh_rate: int) -> None:
+    def run(side: Any) -> Any:
+        made: list[Any] = []
+        module = importlib.import_module(f"{side.pl.__name__}.callbacks.progress.tqdm_progress")
+        monkeypatch.setattr(module, "Tqdm", counting_bar(module.Tqdm, made), raising=False)
+        bar = side.pl.callbacks.TQDMProgressBar(refresh_rate=refresh_rate)
+        trainer = side.trainer(bar, enable_progress_bar=True, max_epochs=2, val_check_interval=2)
+        getattr(trainer, method)(make_model(side))
+        return made
+
+    assert same_in_both(run)
+
+
+@pytest.mark.parametrize("bar", ["TQDMProgressBar", "RichProgressBar"])
+def test_metrics_are_asked_for_at_the_same_times(same_in_both: Any, bar: str) -> None:
+    def run(side: Any) -> Any:
+        asked: list[Any] = []
+
+        def get_metrics(self: Any, trainer: Any, pl_module: Any) -> Any:
+            metrics = getattr(side.pl.callbacks, bar).get_metrics(self, trainer, pl_module)
+            asked.append((trainer.state.stage, trainer.current_epoch, trainer.global_step, metrics))
+            return metrics
+
+        shown = type("Bar", (getattr(side.pl.callbacks, bar),), {"get_metrics": get_metrics})()
+        model = make_model(side)
+        model.val_dataloader = lambda: side.loader(3)
+        side.fit(model, shown, enable_progress_bar=True, num_sanity_val_steps=1, max_epochs=2)
+        return asked
+
+    assert same_in_both(run)
+
+
+def test_print_goes_through_the_bar(same_in_both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(side: Any) -> Any:
+        printed: list[Any] = []
+        bar = side.pl.callbacks.TQDMProgressBar()
+        monkeypatch.setattr(bar, "print", lambda *args, **kwargs: printed.append((args, kwargs)))
+
+        class Model(side.Model):  # type: ignore[misc, name-defined]
+            def on_train_epoch_start(self) -> None:
+                self.print("a", 1, end="")
+
+        side.fit(Model(), bar, enable_progress_bar=True)
+        return printed
+
+    assert same_in_both(run) == [[["a", 1], {"end": ""}]]

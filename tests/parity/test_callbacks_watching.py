@@ -322,3 +322,17 @@ def test_spike_state(ours: Any) -> None:
     assert other.running_mean == 1.5
     assert other.warmup == 1
     assert other.state_dict() == detection.state_dict()
+
+
+def test_rates_of_no_optimizer(same_in_both: Any) -> None:
+    def run(side: Any) -> Any:
+        class Model(side.Model):  # type: ignore[misc, name-defined]
+            def configure_optimizers(self) -> None:
+                return None
+
+        monitor = side.pl.callbacks.LearningRateMonitor()
+        with pytest.warns(UserWarning, match="returned `None`"):
+            trainer = side.fit(Model(), monitor)
+        return monitor.lrs, str(trainer.optimizers)
+
+    assert same_in_both(run) == [{}, "[No Optimizer]"]

@@ -236,3 +236,16 @@ def test_value_is_taken_not_shared(ours: Any) -> None:
     trainer = ours.fit(Model())
     assert [row["counter"] for _, row in ours.logger.rows if "counter" in row] == [0, 1, 2, 3, 4]
     assert not trainer.callback_metrics["counter"].requires_grad
+
+
+@pytest.mark.parametrize("reduce_fx", [min, max, sum, torch.max, "avg"])
+def test_reductions(reduce_fx: Any, same_in_both: Any) -> None:
+    def run(side: Any) -> Any:
+        class Model(side.Model):  # type: ignore[misc, name-defined]
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                self.log("x", float(batch_idx), on_step=False, on_epoch=True, reduce_fx=reduce_fx, batch_size=1)
+                return self.loss(batch)
+
+        return dict(side.fit(Model()).callback_metrics)
+
+    assert same_in_both(run)["x"] == {min: 0, sum: 10, "avg": 2}.get(reduce_fx, 4)

@@ -325,3 +325,16 @@ def test_scaler_state_crosses(both_sides: Any, tmp_path: Path, call: Any) -> Non
         return program.run(side, tmp_path / "first", tmp_path / "a.ckpt", max_epochs=2, precision="bf16-mixed")[1]
 
     assert [call(side, resume).global_step for side in (theirs, ours)] == [2 * BATCHES, 2 * BATCHES]
+
+
+def test_file_of_the_last_epoch_is_no_mistake(same_in_both: Any) -> None:
+    """It was written before that epoch was counted."""
+
+    def run(side: Any) -> Any:
+        writer = side.pl.callbacks.ModelCheckpoint(dirpath=side.root)
+        side.fit(side.Model(), writer, max_epochs=2)
+        second = side.trainer(side.pl.callbacks.ModelCheckpoint(dirpath=side.root, save_top_k=0), max_epochs=1)
+        second.fit(side.Model(), ckpt_path=writer.best_model_path)
+        return second.current_epoch, second.global_step
+
+    assert same_in_both(run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -77,3 +79,20 @@ def test_possible_mistakes_can_be_silenced() -> None:
 def test_prefix() -> None:
     assert rank_zero.rank_prefixed_message("text", 1) == "[rank: 1] text"
     assert rank_zero.rank_prefixed_message("text", None) == "text"
+
+
+SCRIPT = """
+import logging
+from raylight.utilities.rank_zero import rank_zero_info
+rank_zero_info("seen")
+logging.getLogger("raylight").setLevel(logging.ERROR)
+rank_zero_info("silenced")
+logging.getLogger("raylight").setLevel(logging.INFO)
+logging.basicConfig(format="%(message)s, as the script formats it")
+rank_zero_info("once")
+"""
+
+
+def test_info_is_seen_where_logging_is_not_set_up() -> None:
+    told = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert told.stderr.splitlines() == ["seen", "once, as the script formats it"]

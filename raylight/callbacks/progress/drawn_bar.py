@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -31,6 +32,7 @@ class DrawnBar(ProgressBar):
     _batches_between_refreshes = 1
     _shows_every_batch = False
     _completed = 0
+    _trained = 0
     _epoch = ""
     _total: float = 0
     _metrics: Mapping[str, Any] = MappingProxyType({})
@@ -77,33 +79,37 @@ class DrawnBar(ProgressBar):
         super().setup(trainer, pl_module, stage)
         self._drawn_elsewhere = trainer.run is not None and trainer.run.job.trainer is None
         self._next_refresh = 0.0  # another process has another clock
-        # A user's own get_metrics may count or collect; on a GPU reading metrics waits for it, so not there
-        overridden = type(self).get_metrics is not ProgressBar.get_metrics
+        # Own get_metrics may count, and own hooks read the bar; on a GPU reading metrics waits for it, so not there
+        kind = type(self)
+        overridden = (
+            kind.get_metrics is not ProgressBar.get_metrics
+            or kind.on_train_batch_end is not DrawnBar.on_train_batch_end
+        )
         self._shows_every_batch = overridden and trainer.state.device_type == "cpu"
 
     def on_train_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._describe_training(trainer)  # training may go on within an epoch, which has no start then
-        self._show(trainer, "train", self.train_description, 0, self._total)
+        self._show(trainer, "train", self.train_description, 0, math.inf, starts=True)
 
     def on_train_epoch_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._describe_training(trainer)
-        self._show(trainer, "train", self._epoch, 0, self._total)
+        self._show(trainer, "train", self._epoch, 0, self._total, starts=True)
 
     def on_train_batch_end(
         self, trainer: TrainerView, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._advances("train", batch_idx + 1, trainer.state.is_last_batch):
-            self._show_training(trainer, pl_module, batch_idx + 1)
+            self._show_training(trainer, pl_module, self._trained)
 
     def on_train_epoch_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._show_training(trainer, pl_module, trainer.state.batch_idx + 1, done=self._leave)
+        self._show_training(trainer, pl_module, self._trained, done=self._leave)
 
     def on_train_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         if not self._leave:  # else it has been closed
-            self._show_training(trainer, pl_module, trainer.state.batch_idx + 1, done=True)
+            self._show(trainer, "train", self._epoch, self._trained, self._total, self._metrics, done=True)
 
     def on_validation_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._start_evaluation(trainer, trainer.num_val_batches)
+        self._start_evaluation(trainer)
 
     def on_validation_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -124,11 +130,15 @@ class DrawnBar(ProgressBar):
 
     def on_validation_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._end_evaluation(trainer, trainer.num_val_batches)
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._show_training(trainer, pl_module, trainer.state.batch_idx + 1)
+        if trainer.state.fn != "fit":
+            return
+        if trainer.sanity_checking:
+            self._read_metrics(trainer, pl_module)
+        else:
+            self._show_training(trainer, pl_module, self._trained)
 
     def on_test_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._start_evaluation(trainer, trainer.num_test_batches)
+        self._start_evaluation(trainer)
 
     def on_test_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -151,7 +161,7 @@ class DrawnBar(ProgressBar):
         self._end_evaluation(trainer, trainer.num_test_batches)
 
     def on_predict_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self._start_evaluation(trainer, trainer.num_predict_batches)
+        self._start_evaluation(trainer)
 
     def on_predict_batch_start(
         self, trainer: TrainerView, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -173,13 +183,13 @@ class DrawnBar(ProgressBar):
     def on_predict_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._end_evaluation(trainer, trainer.num_predict_batches)
 
-    def _start_evaluation(self, trainer: TrainerView, batches: list[float]) -> None:
+    def _start_evaluation(self, trainer: TrainerView) -> None:
         self.reset_dataloader_idx_tracker()
-        self._show(trainer, str(trainer.state.stage), self._describe(trainer), 0, batches[0])
+        self._show(trainer, str(trainer.state.stage), self._describe(trainer), 0, math.inf, starts=True)
 
     def _start_loader(self, trainer: TrainerView, total: float) -> None:
         description = f"{self._describe(trainer)} DataLoader {self._current_eval_dataloader_idx}"
-        self._show(trainer, str(trainer.state.stage), description, 0, total)
+        self._show(trainer, str(trainer.state.stage), description, 0, total, starts=True)
 
     def _end_batch(self, trainer: TrainerView, completed: int, total: float) -> None:
         stage, self._completed = str(trainer.state.stage), completed
@@ -193,7 +203,7 @@ class DrawnBar(ProgressBar):
         self.reset_dataloader_idx_tracker()
 
     def _describe_training(self, trainer: TrainerView) -> None:
-        self._epoch, self._total = self.describe_epoch(trainer), self.total_train_batches
+        self._epoch, self._total, self._trained = self.describe_epoch(trainer), self.total_train_batches, 0
 
     def _describe(self, trainer: TrainerView) -> str:
         return {
@@ -208,16 +218,19 @@ class DrawnBar(ProgressBar):
         if not self.is_enabled or (completed % self._batches_between_refreshes and not is_last):
             return False
         self.move(key, completed)
+        if key == "train":
+            self._trained = completed
         return is_last or self._shows_every_batch or time.monotonic() >= self._next_refresh
 
     def _show_training(
         self, trainer: TrainerView, pl_module: LightningModule, completed: int, done: bool = False
     ) -> None:
-        if self.is_disabled:
-            return
-        if self._may_read_metrics(trainer):
+        self._read_metrics(trainer, pl_module)
+        self._show(trainer, "train", self._epoch, completed, self._total, self._metrics, done=done)
+
+    def _read_metrics(self, trainer: TrainerView, pl_module: LightningModule) -> None:
+        if self.is_enabled and self._may_read_metrics(trainer):
             self._metrics = self.get_metrics(trainer, pl_module)
-        self._show(trainer, "train", self._epoch, completed, self._total, self._metrics, done)
 
     def _show(
         self,
@@ -227,11 +240,12 @@ class DrawnBar(ProgressBar):
         completed: int,
         total: float,
         metrics: Mapping[str, Any] | None = None,
+        starts: bool = False,
         done: bool = False,
     ) -> None:
         if self.is_enabled:
             self._next_refresh = time.monotonic() + self.seconds_between_refreshes()
-            trainer.emit(Progress(key, description, completed, total, dict(metrics or {}), done))
+            trainer.emit(Progress(key, description, completed, total, dict(metrics or {}), starts, done))
 
     def _may_read_metrics(self, trainer: TrainerView) -> bool:
         # Reading a metric waits for the GPU: there only where the loggers read them as well.

@@ -25,6 +25,9 @@ TASKS = {
 }
 """Where the task of an event is kept."""
 
+COLUMNS = ("BatchesProcessedColumn", "CustomTimeColumn", "MetricsTextColumn", "ProcessingSpeedColumn")
+"""Of ``rich_columns``, for a ``configure_columns`` of the user's; imported when asked for."""
+
 
 @dataclass
 class RichProgressBarTheme:
@@ -166,13 +169,12 @@ class RichProgressBar(DrawnBar):
         total = None if math.isinf(event.total) else event.total
         style = self.theme.description
         description = f"[{style}]{event.description}" if style else event.description
-        starts = event.completed == 0 and not event.done
         task_id = getattr(self, TASKS[event.key])
-        leaves = self._leave and event.key == "train" and starts
+        leaves = self._leave and event.key == "train" and event.starts
         if task_id is None or (leaves and self.progress.tasks[task_id].completed):
             task_id = self.progress.add_task(description, total=total)
             setattr(self, TASKS[event.key], task_id)
-        elif starts:
+        elif event.starts:
             self.progress.reset(task_id)
         task: Task = self.progress.tasks[task_id]
         task.total, task.description = total, description
@@ -218,3 +220,11 @@ class RichProgressBar(DrawnBar):
         if self.progress is not None and not self._progress_stopped:
             self.progress.stop()
             self._progress_stopped = True
+
+
+def __getattr__(name: str) -> Any:
+    if name not in COLUMNS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from raylight.callbacks.progress import rich_columns
+
+    return getattr(rich_columns, name)

@@ -128,9 +128,7 @@ class TQDMProgressBar(DrawnBar):
         return self._make_bar(self.predict_description, leave=True, smoothing=0)
 
     def _make_bar(self, description: str, leave: bool, offset: int = 0, **settings: Any) -> Tqdm:
-        from raylight.callbacks.progress.tqdm_bar import Tqdm
-
-        return Tqdm(
+        bar: Tqdm = sys.modules[__name__].Tqdm(  # by name: another may have been put there
             desc=description,
             position=2 * self.process_position + offset,
             disable=self.is_disabled,
@@ -140,6 +138,7 @@ class TQDMProgressBar(DrawnBar):
             bar_format=self.BAR_FORMAT,
             **settings,
         )
+        return bar
 
     # Drawing. Runs on the driver.
 
@@ -153,14 +152,12 @@ class TQDMProgressBar(DrawnBar):
         bar = self._open_bars.get(event.key)
         if event.done and bar is None:
             return
-        if bar is None or (self._leave and event.key == "train" and event.completed == 0):
+        restarts = self._leave and event.key == "train" and event.starts
+        fresh = bar is None and not restarts
+        if bar is None or restarts:
             bar = self._open_bar(event.key)
-        if event.completed == 0 and not event.done:
-            bar.reset()
-            bar.initial = 0
-        bar.total = None if math.isinf(event.total) else int(event.total)
-        if not event.done or event.key == "train":
-            bar.set_description(event.description, refresh=False)
+        if not event.done and not fresh:  # a fresh one is as the user's own `init_train_tqdm` has made it
+            self._label(bar, event)
         if event.metrics:
             bar.set_postfix(event.metrics, refresh=False)
         if not bar.disable:
@@ -168,6 +165,16 @@ class TQDMProgressBar(DrawnBar):
             bar.refresh()
         if event.done:
             self._open_bars.pop(event.key).close()
+
+    @staticmethod
+    def _label(bar: Tqdm, event: Progress) -> None:
+        total = None if math.isinf(event.total) else int(event.total)
+        if event.starts:
+            bar.reset()
+            bar.initial = 0
+        if event.starts or bar.total != total:  # training that goes on within an epoch has no start
+            bar.total = total
+            bar.set_description(event.description, refresh=False)
 
     def _open_bar(self, key: str) -> Tqdm:
         unused = self._open_bars.pop(key, None)
