@@ -217,9 +217,9 @@ def test_fit_goes_on_after_an_exception(ours: Any) -> None:
         ckpt_path = str(ours.root / "on_exception.ckpt")
 
     trainer = ours.fit(make(ours))
-    assert len(messages(lambda: ours.trainer(SavesOnce(), max_epochs=2).fit(make(ours)))) == 2  # and there is none
+    assert messages(lambda: ours.trainer(SavesOnce(), max_epochs=2).fit(make(ours))) == []  # there is none
     trainer.save_checkpoint(SavesOnce.ckpt_path)
 
     again = ours.trainer(SavesOnce(), max_epochs=2)
-    assert "The last model of" in messages(lambda: again.fit(make(ours)))[0] + " The last model of"
+    assert "goes on from" in messages(lambda: again.fit(make(ours)))[0]
     assert (again.ckpt_path, again.global_step) == (SavesOnce.ckpt_path, 10)

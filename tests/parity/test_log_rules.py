@@ -121,6 +121,7 @@ def allows(side: Any, hook: str, on_step: bool | None, on_epoch: bool | None) ->
     return True
 
 
+@pytest.mark.filterwarnings("ignore:predict returned None")
 @pytest.mark.parametrize("hook", RULES)
 def test_levels(hook: str, ours: Any) -> None:
     default, allowed = RULES[hook]

@@ -23,7 +23,6 @@ INTENDED = {
     "callbacks.LambdaCallback": "takes every hook there is, by name",
     "callbacks.RichProgressBar": "theme=None is Lightning's theme: rich is imported when a bar is drawn",
     "cli.LightningArgumentParser.add_lr_scheduler_args": "the default names raylight's own ReduceLROnPlateau",
-    "core.optimizer.LightningOptimizer": "also takes the run that counts its steps",
     "plugins.TorchCheckpointIO.load_checkpoint": "map_location='cpu' says what Lightning's function does",
     "profilers.pytorch.ScheduleWrapper.pre_step": "raylight's own",
     "strategies.DDPStrategy": "find_unused_parameters and gradient_as_bucket_view come first",

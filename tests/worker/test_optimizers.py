@@ -138,8 +138,7 @@ def test_scheduler_without_a_state() -> None:
 def test_lightning_optimizer_of_no_run() -> None:
     optimizer = LightningOptimizer(sgd())
     assert optimizer.param_groups is optimizer.optimizer.param_groups
-    with pytest.raises(RuntimeError, match="no run"):
-        optimizer.step()
+    assert optimizer.step(lambda: torch.tensor(3.0)) == 3
 
 
 def test_closure_is_for_those_that_ask() -> None:
