@@ -29,7 +29,7 @@ from raylight.utilities.rank_zero import rank_zero_only, rank_zero_warn
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-WRITER_ARGUMENTS = frozenset({"purge_step", "max_queue", "flush_secs", "filename_suffix"})
+WRITER_ARGUMENTS = frozenset({"comment", "purge_step", "max_queue", "flush_secs", "filename_suffix"})
 """What ``TensorBoardLogger`` hands on to ``SummaryWriter``."""
 
 SECONDS_BETWEEN_WRITES = 1.0
@@ -47,7 +47,8 @@ class TensorBoardLogger(LocalLogger):
             without one. False leaves them out of the event files; ``hparams.yaml`` has them in any case.
         prefix: Stands before every metric's name, with a "-" between them.
         sub_dir: Directory below the version's for the files; None for none.
-        **kwargs: ``purge_step``, ``max_queue``, ``flush_secs`` (seconds) or ``filename_suffix``, for ``SummaryWriter``.
+        **kwargs: ``purge_step``, ``max_queue``, ``flush_secs`` (seconds) or ``filename_suffix``, for ``SummaryWriter``;
+            its ``comment`` too, which says nothing where the directory is given.
 
     Raises:
         MisconfigurationException: ``save_dir`` is a URI, or ``SummaryWriter`` has no such argument.

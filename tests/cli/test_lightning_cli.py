@@ -34,7 +34,7 @@ from raylight.cli import (
     instantiate_module,
 )
 from raylight.config.flags import TrainerConfig
-from raylight.loggers import CSVLogger
+from raylight.loggers import CSVLogger, TensorBoardLogger
 from raylight.strategies import SingleDeviceStrategy
 from raylight.utilities.exceptions import MisconfigurationException
 
@@ -229,6 +229,12 @@ def test_classes_among_the_flags() -> None:
     assert isinstance(cli.trainer.logger, CSVLogger)
     assert cli.trainer.logger.save_dir == "here"
     assert isinstance(cli.config_init.trainer.strategy, SingleDeviceStrategy)
+
+
+def test_logger_with_the_arguments_of_its_writer() -> None:
+    cli = parse("--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=here", "--trainer.logger.max_queue=3")
+
+    assert isinstance(cli.trainer.logger, TensorBoardLogger)
 
 
 def test_callbacks_one_by_one() -> None:

@@ -303,8 +303,8 @@ def test_writer_arguments_reach_the_summary_writer(tmp_path):
 
 
 def test_unknown_arguments_are_refused_at_once(tmp_path):
-    with pytest.raises(MisconfigurationException, match="no argument comment, flush_seconds"):
-        TensorBoardLogger(tmp_path, flush_seconds=1, comment="x")
+    with pytest.raises(MisconfigurationException, match="no argument flush_seconds, log_dirs"):
+        TensorBoardLogger(tmp_path, flush_seconds=1, log_dirs="x")
 
 
 @pytest.mark.parametrize("logger_class", [TensorBoardLogger, CSVLogger])
