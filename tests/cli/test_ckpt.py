@@ -213,7 +213,7 @@ def test_newer_file_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert run("upgrade", tmp_path / "a.ckpt") == 2
     assert "was left as it is: Lightning 3.0.0, which wrote it, is newer" in complaint(capsys)
     assert run("upgrade", tmp_path / "nothing-here-either") == 2
-    assert "There is no checkpoint" in complaint(capsys)
+    assert "Checkpoint file not found" in complaint(capsys)
     (tmp_path / "empty").mkdir()
     assert run("upgrade", tmp_path / "empty") == 2
     assert "No checkpoint files" in complaint(capsys)

@@ -103,7 +103,10 @@ def test_without_a_file_it_is_logged(caplog: pytest.LogCaptureFixture, capsys: p
     assert capsys.readouterr().out == ""
 
 
-def test_where_nobody_reads_the_log_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_nobody_reads_the_log_it_is_printed(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.WARNING, logger="raylight")
     profiler = ours.SimpleProfiler()
     profiler.describe()
     assert capsys.readouterr().out.count("Profiler Report") == 1
