@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+
 from raylight.callbacks.base import Callback
 from raylight.callbacks.batch_size_finder import BatchSizeFinder
 from raylight.callbacks.checkpoint import Checkpoint, ModelCheckpoint
@@ -15,6 +17,7 @@ from raylight.callbacks.lr_finder import LearningRateFinder
 from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
 from raylight.callbacks.summary import ModelSummary, RichModelSummary
+from raylight.config.accelerators import place, wants_ray
 from raylight.config.flags import TrainerConfig
 from raylight.external_callbacks import external_callbacks
 from raylight.loggers.base import DummyLogger, Logger
@@ -196,7 +199,11 @@ def _place(callback: Any) -> int:
 
 
 def tell(config: TrainerConfig) -> None:
-    """Say what is easily overlooked in these flags."""
+    """Say what is easily overlooked in these flags, and which devices there are."""
+    if not wants_ray(config):
+        available = torch.cuda.is_available()
+        used = available and place(config).device_type == "cuda"
+        rank_zero_info(f"GPU available: {available}{' (cuda)' if available else ''}, used: {used}")
     if config.deterministic and config.benchmark:
         rank_zero_warn(
             "You passed `deterministic=True` and `benchmark=True`. Note that PyTorch ignores "

@@ -132,7 +132,6 @@ def from_checkpoint(checkpoint: dict[str, Any]) -> Position:
         scheduler_steps=count("epoch_loop.scheduler_progress", "total", "completed"),
         epoch_scheduler_steps=count("epoch_loop.scheduler_progress", "current", "completed"),
         val_batches=count("epoch_loop.val_loop.batch_progress", "current", "ready"),
-        epoch_val_batches=count("epoch_loop.val_loop.batch_progress", "total", "ready"),
     )
 
 

@@ -280,7 +280,9 @@ def prepare_workers(loader: Any) -> Any:
 
 def without_shuffling(prefix: str, loader: Any) -> Any:
     """For overfit_batches: the same batches every epoch."""
-    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return loader
+    if isinstance(loader.sampler, SequentialSampler):
         return loader
     rank_zero_warn(
         f"You requested to overfit but enabled {prefix} dataloader shuffling. We are turning off the {prefix} "

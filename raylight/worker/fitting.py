@@ -22,7 +22,7 @@ from raylight.worker.optimization import batch_trainer
 from raylight.worker.schedulers import step_after_batch, step_schedulers
 
 if TYPE_CHECKING:
-    from raylight.worker.data import TrainData
+    from raylight.worker.data import EvalData, TrainData
     from raylight.worker.run import Run
 
 
@@ -54,7 +54,7 @@ def sanity_check(run: Run) -> None:
     state.stage = RunningStage.SANITY_CHECKING
     run.notify("on_sanity_check_start")
     with torch.no_grad():
-        evaluated = run.load_eval_data(RunningStage.SANITY_CHECKING)
+        evaluated = _load_val_data(run, RunningStage.SANITY_CHECKING)
         run_evaluation(run, RunningStage.SANITY_CHECKING, evaluated, state.num_sanity_val_batches)
     run.notify("on_sanity_check_end")
     state.callback_metrics, state.logged_metrics, state.progress_bar_metrics = {}, {}, {}
@@ -96,7 +96,7 @@ def _start_loaders(run: Run) -> None:
 def _ask_for_validation_data(run: Run) -> None:
     # Its size is shown from the start, though it is used later.
     if validates_this_epoch(run) and "val" not in run.eval_data:
-        run.load_eval_data(RunningStage.VALIDATING)
+        _load_val_data(run, RunningStage.VALIDATING)
 
 
 def _warn_of_eval_mode(run: Run) -> None:
@@ -254,12 +254,17 @@ def _validate(run: Run) -> None:
     run.validated_last = True
 
 
-def _val_data(run: Run) -> Any:
+def _val_data(run: Run) -> EvalData:
     every = run.config.reload_dataloaders_every_n_epochs
     if "val" in run.eval_data and not (every and run.state.epoch - run.last_val_load >= every):
         return run.eval_data["val"]
-    run.last_val_load = run.state.epoch
-    return run.load_eval_data(RunningStage.VALIDATING)
+    return _load_val_data(run, RunningStage.VALIDATING)
+
+
+def _load_val_data(run: Run, stage: RunningStage) -> EvalData:
+    if stage == RunningStage.VALIDATING or validates_this_epoch(run):
+        run.last_val_load = run.state.epoch
+    return run.load_eval_data(stage)
 
 
 def _reloaded(run: Run) -> TrainData:

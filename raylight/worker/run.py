@@ -112,7 +112,8 @@ class Run:
         self.transfers: list[Callable[..., Any]] = []
         self.last_train_load = 0
         """Epoch in which the training loaders were last asked for."""
-        self.last_val_load = 0
+        self.last_val_load = -math.inf
+        """Likewise the validation loaders; a sanity check counts where the epoch at work validates."""
         self.last_validation = time.monotonic()
         self.val_deadline = SharedDeadline()
         self.val_check_seconds: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,10 @@ def trained(root: Path, **flags: Any) -> tuple[pl.Trainer, Saving]:
 
 
 @pytest.mark.parametrize("kind", [SimpleProfiler, AdvancedProfiler, PyTorchProfiler])
-def test_profilers_travel_and_their_reports_arrive(tmp_path: Path, kind: type[Profiler]) -> None:
+def test_profilers_travel_and_their_reports_arrive(
+    tmp_path: Path, kind: type[Profiler], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="raylight")  # as in a worker
     trainer, _ = trained(tmp_path, profiler=kind())
     texts = [event.text for event in work_elsewhere(trainer) if isinstance(event, Text)]
     assert len(texts) == 1
