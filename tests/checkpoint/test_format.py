@@ -311,11 +311,7 @@ def test_disk_that_fills_up_keeps_the_older_file(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-<<<<<<< HEAD
     with pytest.raises(CheckpointError, match="Checkpoint file not found: .*a.ckpt"):
-=======
-    with pytest.raises(CheckpointError, match="file not found: .*a.ckpt"):
->>>>>>> bb-trainer
         load(tmp_path / "a.ckpt")
 
 

@@ -275,11 +275,7 @@ def test_file_behind_a_url(make_file: Any) -> None:
             Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/{path.name}")
         torch.save({"state_dict": {"w": torch.zeros(1)}}, path)
         assert Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/{path.name}").w.item() == 0
-<<<<<<< HEAD
         with pytest.raises(FileNotFoundError, match="Checkpoint file not found: http"):
-=======
-        with pytest.raises(FileNotFoundError, match="file not found: http"):
->>>>>>> bb-trainer
             Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/missing.ckpt")
         server.shutdown()
 

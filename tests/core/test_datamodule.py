@@ -181,11 +181,7 @@ def test_load_from_checkpoint_warns(path: Path) -> None:
 def test_load_from_checkpoint_refuses(path: Path) -> None:
     with pytest.raises(TypeError, match="cannot be called on an instance"):
         Numbers().load_from_checkpoint(path)
-<<<<<<< HEAD
     with pytest.raises(CheckpointError, match="Checkpoint file not found"):
-=======
-    with pytest.raises(CheckpointError, match="file not found"):
->>>>>>> bb-trainer
         Numbers.load_from_checkpoint(path.with_name("b.ckpt"))
 
 

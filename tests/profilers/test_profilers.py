@@ -104,15 +104,9 @@ def test_without_a_file_it_is_logged(caplog: pytest.LogCaptureFixture, capsys: p
 
 
 def test_where_nobody_reads_the_log_it_is_printed(
-<<<<<<< HEAD
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="raylight")  # as in a worker process
-=======
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.WARNING, logger="raylight")
->>>>>>> bb-trainer
     profiler = ours.SimpleProfiler()
     profiler.describe()
     assert capsys.readouterr().out.count("Profiler Report") == 1

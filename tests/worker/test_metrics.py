@@ -193,10 +193,6 @@ def test_refused_flags(flags: dict[str, Any], said: str) -> None:
 def test_nothing_under_barebones() -> None:
     store = MetricStore(nn.Module(), SingleDeviceStrategy(), training=True, enabled=False)
     store.hook = "training_step"
-<<<<<<< HEAD
     with pytest.warns(UserWarning, match="Logging can impact raw speed so it is disabled"):
-=======
-    with pytest.warns(UserWarning, match="is configured. Logging can impact raw speed"):
->>>>>>> bb-trainer
         log(store, "x", 1.0)
     assert store.callback_values() == {}
