@@ -119,11 +119,23 @@ class Stream(IterableDataset[Any]):
         return (self.part[index] for index in range(len(self.part)))
 
 
-def fit_unevenly(rank: int, world_size: int, sizes: list[int], sized: bool) -> dict[str, Any]:
+class Manual(Measuring):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+
+
+def fit_unevenly(rank: int, world_size: int, sizes: list[int], sized: bool, manual: bool = False) -> dict[str, Any]:
     """Train each rank on its own number of samples, batches of one."""
     part = Part(sum(sizes[:rank]), sizes[rank])
     loader = DataLoader(part if sized else Stream(part), batch_size=1)
-    model = Measuring()
+    model = Manual() if manual else Measuring()
     seen: list[int] = []
     model.on_train_batch_end = lambda outputs, batch, batch_idx: seen.append(batch_idx)  # type: ignore[method-assign]
     run, _ = do(

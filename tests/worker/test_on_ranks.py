@@ -46,11 +46,12 @@ def uneven_reference(sizes: list[int]) -> tuple[list[float], torch.Tensor]:
     return [model.layer.weight.item(), model.layer.bias.item()], ranks.samples(sum(sizes))
 
 
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
 @pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
 @pytest.mark.parametrize("sizes", [[3, 5], [4, 1, 2], [2, 2]], ids=str)
-def test_uneven_shards_train_to_the_end(on_ranks: OnRanks, sizes: list[int], sized: bool) -> None:
+def test_uneven_shards_train_to_the_end(on_ranks: OnRanks, sizes: list[int], sized: bool, manual: bool) -> None:
     weights, x = uneven_reference(sizes)
-    for result in on_ranks(len(sizes), ranks.fit_unevenly, sizes=sizes, sized=sized):
+    for result in on_ranks(len(sizes), ranks.fit_unevenly, sizes=sizes, sized=sized, manual=manual):
         assert [result["weight"], result["bias"]] == pytest.approx(weights, rel=1e-5)
         assert result["steps"] == max(sizes)
         assert result["batches"] == list(range(max(sizes)))
