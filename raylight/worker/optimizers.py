@@ -57,10 +57,10 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
     frequencies = _frequencies(returned)
     if model.automatic_optimization:
         check_several(model, optimizers)
-        for config in configs:
-            _check_automatic(config, model)
     for config in configs:
         _check_stateful(config.scheduler)
+        if model.automatic_optimization:
+            _check_automatic(config, model)
         if getattr(config.scheduler, "optimizer", None) not in [*optimizers, None]:
             raise MisconfigurationException(
                 "Some schedulers are attached with an optimizer that wasn't returned from `configure_optimizers`."
