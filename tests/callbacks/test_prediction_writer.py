@@ -91,6 +91,7 @@ def test_intervals(same_in_both: Any, loaders: str, interval: str, returned: boo
     assert (predictions == "None") != returned
 
 
+@pytest.mark.filterwarnings("ignore:Your `predict_dataloader`'s sampler has shuffling enabled")
 @pytest.mark.parametrize("loaders", list(LOADERS))
 def test_indices_are_of_the_samples(in_raylight: Any, loaders: str) -> None:
     written = writer(raylight, "batch_and_epoch")

@@ -122,13 +122,19 @@ def test_cycle_per_epoch_is_said(make: Any) -> None:
         lambda o: {"scheduler": ReduceLROnPlateau(o)},
         lambda o: ReduceLROnPlateau(o),
         lambda o: StepLR(sgd(), 1),
-        lambda o: object(),
+        lambda o: torch.nn.Module(),
     ],
 )
 def test_impossible_schedulers(make: Any) -> None:
     optimizer = sgd()
     with pytest.raises(MisconfigurationException, match="[Ss]cheduler"):
         configured({"optimizer": optimizer, "lr_scheduler": make(optimizer)})
+
+
+def test_a_scheduler_has_a_state() -> None:
+    optimizer = sgd()
+    with pytest.raises(TypeError, match="lr scheduler `object` is invalid"):
+        configured({"optimizer": optimizer, "lr_scheduler": object()})
 
 
 def test_closure_is_for_those_that_ask() -> None:
