@@ -308,6 +308,8 @@ def set_validation_interval(run: Run) -> None:
     """
     state, interval = run.state, run.trainer.val_check_interval
     batches = state.num_training_batches
+    if batches == 0:
+        return
     if not isinstance(interval, int | float):
         run.val_check_seconds = parse_duration(interval, "val_check_interval").total_seconds()
         run.last_validation = time.monotonic()

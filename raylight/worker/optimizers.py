@@ -61,14 +61,12 @@ def configure(model: LightningModule) -> tuple[list[Optimizer], list[LRScheduler
     to_config = _scheduler_config if model.automatic_optimization else _manual_scheduler_config
     configs = [to_config(scheduler, monitor) for scheduler in schedulers]
     frequencies = _frequencies(returned)
-    for config in configs:
-        _check_stateful(config.scheduler)
     if model.automatic_optimization:
         check_several(model, optimizers)
-        for config in configs:
-            _check_automatic(config, model)
     for config in configs:
         _check_stateful(config.scheduler)
+        if model.automatic_optimization:
+            _check_automatic(config, model)
         if getattr(config.scheduler, "optimizer", None) not in [*optimizers, None]:
             raise MisconfigurationException(
                 "Some schedulers are attached with an optimizer that wasn't returned from `configure_optimizers`."

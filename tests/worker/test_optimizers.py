@@ -122,6 +122,7 @@ def test_cycle_per_epoch_is_said(make: Any) -> None:
         lambda o: {"scheduler": ReduceLROnPlateau(o)},
         lambda o: ReduceLROnPlateau(o),
         lambda o: StepLR(sgd(), 1),
+        lambda o: torch.nn.Module(),
     ],
 )
 def test_impossible_schedulers(make: Any) -> None:
