@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from raylight.engine import pool
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_one_epoch_on_two_workers(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, measured: str, limit: float
 ) -> None:
+    pool.shutdown()  # workers that other tests have left warm hold the cluster's CPUs
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     command = [sys.executable, "-W", "error::UserWarning", str(ROOT / "examples" / f"{name}.py"), "--epochs", "1"]
