@@ -22,6 +22,7 @@ INTENDED = {
     "Trainer": "model_registry is refused: ckpt_path takes a path or a URI",
     "callbacks.LambdaCallback": "takes every hook there is, by name",
     "callbacks.RichProgressBar": "theme=None is Lightning's theme: rich is imported when a bar is drawn",
+    "callbacks.progress.rich_progress.MetricsTextColumn": "takes the bar, which may have no trainer yet",
     "cli.LightningArgumentParser.add_lr_scheduler_args": "the default names raylight's own ReduceLROnPlateau",
     "plugins.TorchCheckpointIO.load_checkpoint": "map_location='cpu' says what Lightning's function does",
     "profilers.pytorch.ScheduleWrapper.pre_step": "raylight's own",

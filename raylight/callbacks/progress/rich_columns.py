@@ -31,6 +31,8 @@ class BatchesProcessedColumn(_StyledColumn):
 class CustomTimeColumn(_StyledColumn):
     """Time passed and left."""
 
+    max_refresh = 0.5
+
     def render(self, task: Task) -> Text:
         passed = task.finished_time if task.finished else task.elapsed
         return Text(f"{_clock(passed)} • {_clock(task.time_remaining)}", style=self.style)
