@@ -3,7 +3,8 @@
 ``import raylight as pl`` in place of ``import pytorch_lightning as pl`` is the only line that changes.
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import raylight.utilities.environment  # noqa: F401  notes the environment before the script changes it
 from raylight.callbacks import Callback
@@ -14,8 +15,17 @@ from raylight.utilities.seed import seed_everything
 
 __version__ = "0.1.0"
 
-__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"]
+if TYPE_CHECKING:
+    from raylight.sweeps import SweepResult, sweep
+
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "SweepResult", "Trainer", "seed_everything", "sweep"]
+
+LATE = ("SweepResult", "sweep")
+"""Of ``raylight.sweeps``, which imports Ray Tune: too slow for those that do not search."""
 
 
 if not TYPE_CHECKING:
-    __getattr__ = lazy_names(__name__)
+    _lightnings = lazy_names(__name__)
+
+    def __getattr__(name: str) -> Any:
+        return getattr(importlib.import_module("raylight.sweeps"), name) if name in LATE else _lightnings(name)

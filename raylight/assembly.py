@@ -195,6 +195,8 @@ def in_order(callbacks: list[Any]) -> list[Any]:
 def _place(callback: Any) -> int:
     if isinstance(callback, BatchSizeFinder | LearningRateFinder):
         return 0
+    if getattr(callback, "_comes_last", False):
+        return 3
     return 2 if isinstance(callback, Checkpoint) else 1
 
 

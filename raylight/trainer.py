@@ -8,7 +8,7 @@ import inspect
 import os
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from typing_extensions import Self
@@ -30,6 +30,7 @@ from raylight.config.messages import (
     Metrics,
     Outcome,
     Progress,
+    Report,
     Text,
     TrainerFn,
     TrainerStatus,
@@ -106,6 +107,8 @@ class Trainer(TrainerView):
         self._ckpt_path: str | None = None
         self._user_ckpt_path: str | None = None
         self._display = Display(self)
+        self.judge: Callable[[Report], bool] = _go_on
+        """Answers the reports of a trial: False ends the call. Of a Trainer that no search drives it is always True."""
         self._next_save = 0.0
         base = self.config.accumulate_grad_batches
         self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
@@ -521,8 +524,10 @@ class Trainer(TrainerView):
             trainer=self if local else None,
         )
 
-    def _take_event(self, event: Event) -> None:
+    def _take_event(self, event: Event) -> Any:
         """Runs on the driver: events of rank 0."""
+        if isinstance(event, Report):
+            return self.judge(event)
         if isinstance(event, Metrics):
             self._log_row(event)
         elif isinstance(event, Progress):
@@ -534,6 +539,7 @@ class Trainer(TrainerView):
             for name in event.path:
                 target = getattr(target, name)
             target(*event.args, **event.kwargs)
+        return None
 
     def _log_row(self, row: Metrics) -> None:
         # A file written after every row costs more than the row itself. finalize() writes what is left.
@@ -642,6 +648,10 @@ class Trainer(TrainerView):
                 "The optimizers of a run on Ray stay in its workers: give weights_only=True, or save during the run, "
                 "with ModelCheckpoint or with trainer.save_checkpoint in a hook."
             )
+
+
+def _go_on(report: Report) -> bool:
+    return True
 
 
 def _logger_info(logger: Any) -> LoggerInfo:

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 class Callback:
     """Base of all callbacks: every hook does nothing."""
 
+    _comes_last = False
+    """After all others, whatever their order; ``on_train_epoch_end`` after the model's too."""
+
     @property
     def state_key(self) -> str:
         """Name under which this callback's state stands in a checkpoint; must differ between two stateful callbacks."""

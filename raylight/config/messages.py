@@ -185,4 +185,16 @@ class LoggerCall:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Progress | Text | Metrics | LoggerCall
+@dataclass(frozen=True)
+class Report:
+    """What a trial of a search has reached. The only event with an answer: False ends the call here."""
+
+    values: dict[str, float]
+    """Metrics by name."""
+    checkpoint: str | None = None
+    """A checkpoint of this moment: a file on rank 0's node."""
+    content: bytes | None = None
+    """That file itself, where rank 0 is on another node than the driver."""
+
+
+Event = Progress | Text | Metrics | LoggerCall | Report

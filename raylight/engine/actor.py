@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import datetime
 import gc
 import logging
 import os
+import queue
 import socket
 import threading
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import ray
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from raylight.config.messages import Event, Job, LoggerCall, Outcome
+from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
-from raylight.utilities import aliases, seed
+from raylight.engine.surroundings import Surroundings
 from raylight.utilities.rank_zero import package_log
 from raylight.worker.control import StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
@@ -70,20 +72,15 @@ class Membership:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A Job, pickled once for all workers, and the driver's surroundings."""
+    """A Job, pickled once for all workers, and where it comes from."""
 
     number: int
     """Of the jobs that the driver has given to these workers."""
     job: bytes
-    cwd: str
-    environment: dict[str, str]
-    """Variables that the script has set."""
-    in_lightnings_place: bool
-    """Imports of Lightning mean raylight: the script was started with ``raylight run``."""
-    rng_state: dict[str, Any]
-    """What each rank would have if it had run the script itself; likewise the two below."""
-    default_dtype: torch.dtype
-    matmul_precision: str
+    surroundings: Surroundings
+    """What each rank would have around it if it had run the script itself."""
+    node_id: str
+    """The driver's node."""
 
 
 class WorkerActor:
@@ -98,6 +95,7 @@ class WorkerActor:
         self._stops: dict[int, StopRequest] = {}
         """By the job's number: a request may be here before the job is."""
         self._outbox = Outbox()
+        self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def boot(self) -> WorkerInfo:
         """Runs in every worker: tell where it is."""
@@ -139,9 +137,9 @@ class WorkerActor:
         assert self._membership is not None
         stop = self._stop_request(parcel.number)
         self._outbox.open()
-        _adopt_surroundings(parcel)
+        parcel.surroundings.adopt()
         try:
-            outcome = _do(parcel, self._membership, self._device, self._outbox.put, stop)
+            outcome = _do(parcel, self._membership, self._device, self._emitter(parcel.node_id), stop)
         except BaseException as error:  # KeyboardInterrupt and SystemExit of the user's code travel as well
             member = self._membership
             return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
@@ -162,6 +160,10 @@ class WorkerActor:
         """Events since the last call; waits up to ``seconds`` for the first."""
         return self._outbox.take(seconds)
 
+    def answer(self, verdict: bool) -> None:
+        """What the driver says to this rank's Report."""
+        self._answers.put(verdict)
+
     def hold(self, job: int) -> int:
         """First half of a graceful stop of the job of this number: the batch that this rank will wait at."""
         return self._stop_request(job).hold()
@@ -169,6 +171,18 @@ class WorkerActor:
     def stop_at(self, job: int, batch: int) -> None:
         """Second half: the batch that all ranks stop at."""
         self._stop_request(job).stop_at(batch)
+
+    def _emitter(self, drivers_node: str) -> Emit:
+        shares_node = ray.get_runtime_context().get_node_id() == drivers_node
+
+        def emit(event: Event) -> bool | None:
+            if not isinstance(event, Report):
+                self._outbox.put(event)
+                return None
+            self._outbox.put(event if shares_node else _with_content(event))
+            return self._answers.get()
+
+        return emit
 
     def _stop_request(self, job: int) -> StopRequest:
         return self._stops.setdefault(job, StopRequest())
@@ -208,20 +222,17 @@ class Outbox:
 def _do(parcel: Parcel, member: Membership, device: torch.device, emit: Emit, stop: StopRequest) -> Outcome:
     # A function, so that the run's objects end with its frame; a method of an actor would be wrapped by Ray.
     job: Job = ray.cloudpickle.loads(parcel.job)
-    torch.set_default_dtype(parcel.default_dtype)
-    torch.set_float32_matmul_precision(parcel.matmul_precision)
-    seed.set_rng_state(parcel.rng_state)
+    parcel.surroundings.adopt_numbers()
     run, outcome = execute(job, member.ranks, device, emit, stop)
     _end_loader_processes(run)
     return homeward.pack(run, outcome)
 
 
-def _adopt_surroundings(parcel: Parcel) -> None:
-    os.environ.update(parcel.environment)
-    if parcel.in_lightnings_place:
-        aliases.install()
-    if os.path.isdir(parcel.cwd):
-        os.chdir(parcel.cwd)
+def _with_content(report: Report) -> Report:
+    """A report whose file the driver need not be able to reach."""
+    if report.checkpoint is None:
+        return report
+    return dataclasses.replace(report, content=Path(report.checkpoint).read_bytes())
 
 
 def _end_loader_processes(run: Run) -> None:

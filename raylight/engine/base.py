@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from raylight.config.messages import Event, Job, Outcome
 
-Sink = Callable[[Event], None]
-"""Takes the events of a run, on the driver, in their order."""
+Sink = Callable[[Event], Any]
+"""Takes the events of a run, on the driver, in their order; what it returns for a Report is the answer to it."""
 
 
 class Engine(Protocol):

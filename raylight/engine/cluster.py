@@ -90,6 +90,28 @@ def wait_for_room(group: Any, placement: Placement, seconds: float) -> None:
         log.warning("Waiting for resources: %s", _explain(placement, None))
 
 
+def bundles_of_trial(group: Any, placement: Placement) -> list[int]:
+    """Runs in a trial of Ray Tune: which bundles of its placement group the workers take; the first is the trial's own.
+
+    Raises:
+        ResourceError: It has not enough of them.
+    """
+    bundles = group.bundle_specs[1:]
+    fitting = [
+        index
+        for index, bundle in enumerate(bundles, start=1)
+        if all(bundle.get(name, 0) >= amount for name, amount in placement.resources.items())
+    ]
+    if len(fitting) < placement.num_workers:
+        wanted = f"PlacementGroupFactory([{{}}] + [{placement.resources}] * {placement.num_workers})"
+        raise ResourceError(
+            f"{placement.num_workers} workers with {placement.resources} each are asked for in a trial whose placement "
+            f"group has {len(fitting)} bundles for them: {group.bundle_specs}. Workers outside of it could wait for "
+            f"ever; give the trial resources of {wanted}, or use raylight.sweep(..., workers_per_trial=...)."
+        )
+    return fitting[: placement.num_workers]
+
+
 def _can_never_fit(placement: Placement) -> bool:
     """The cluster is one of our own on this machine, which does not grow."""
     import ray

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import threading
 import time
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util import placement_group, remove_placement_group
+from ray.util import get_current_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raylight.config.accelerators import Placement
-from raylight.config.messages import Job, Outcome, TrainerFn
+from raylight.config.messages import Event, Job, Outcome, Report, TrainerFn
 from raylight.engine import cluster, homeward
 from raylight.engine.actor import Membership, Parcel, WorkerActor, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.failures import Failure, revive
 from raylight.engine.interrupt import graceful_interrupt
-from raylight.utilities import aliases
-from raylight.utilities.environment import changed_environment
+from raylight.engine.surroundings import Surroundings
 from raylight.utilities.exceptions import WorkerError
-from raylight.utilities.seed import rng_state
 from raylight.worker.evaluation import in_dataset_order
 
 POLL_SECONDS = 0.2
@@ -50,6 +46,7 @@ class WorkerPool:
         self.placement = placement
         self.idle_timeout = idle_timeout
         self._group: Any = None
+        """The placement group that is given back in the end; None in a trial of Ray Tune, which has one."""
         self._workers: list[Any] = []
         """Actor handles, by global rank."""
         self._infos: list[WorkerInfo] = []
@@ -79,27 +76,40 @@ class WorkerPool:
 
     def _start(self, resource_timeout: float) -> None:
         placement = self.placement
-        nodes, per_node = placement.num_nodes, placement.num_workers // placement.num_nodes
-        # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
-        if nodes > 1:
-            node_resources = {name: amount * per_node for name, amount in placement.resources.items()}
-            self._group = placement_group([node_resources] * nodes, strategy="STRICT_SPREAD", name="raylight")
+        trials_group = get_current_placement_group()
+        if trials_group is None:
+            self._group, bundles = self._reserve(resource_timeout)
         else:
-            self._group = placement_group([placement.resources] * placement.num_workers, "PACK", name="raylight")
-        cluster.wait_for_room(self._group, placement, resource_timeout)
-        actors = [self._make_actor(i // per_node if nodes > 1 else i) for i in range(placement.num_workers)]
+            bundles = cluster.bundles_of_trial(trials_group, placement)
+        actors = [self._make_actor(self._group or trials_group, bundle) for bundle in bundles]
         infos: list[WorkerInfo] = ray.get([actor.boot.remote() for actor in actors])
         order = _rank_order(infos)
         self._workers = [actors[i] for i in order]
         self._infos = [infos[i] for i in order]
         members = memberships(self._infos, placement)
-        threads = [
-            max(1, info.cores // member.local_world_size) for info, member in zip(self._infos, members, strict=True)
+        share = int(placement.resources.get("CPU", 1))
+        threads = [  # another trial's workers may be on the same node
+            max(1, share if trials_group is not None else info.cores // member.local_world_size)
+            for info, member in zip(self._infos, members, strict=True)
         ]
         joined = [w.join.remote(m, t) for w, m, t in zip(self._workers, members, threads, strict=True)]
         ray.get(joined)
 
-    def _make_actor(self, bundle: int) -> Any:
+    def _reserve(self, resource_timeout: float) -> tuple[Any, list[int]]:
+        """A placement group of this pool's own, and the bundle of each worker."""
+        placement = self.placement
+        nodes, per_node = placement.num_nodes, placement.num_workers // placement.num_nodes
+        # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
+        if nodes > 1:
+            node_resources = {name: amount * per_node for name, amount in placement.resources.items()}
+            group = placement_group([node_resources] * nodes, strategy="STRICT_SPREAD", name="raylight")
+        else:
+            group = placement_group([placement.resources] * placement.num_workers, "PACK", name="raylight")
+        self._group = group  # from now on shutdown() gives it back
+        cluster.wait_for_room(group, placement, resource_timeout)
+        return group, [i // per_node if nodes > 1 else i for i in range(placement.num_workers)]
+
+    def _make_actor(self, group: Any, bundle: int) -> Any:
         resources = dict(self.placement.resources)
         options: dict[str, Any] = {
             "num_cpus": resources.pop("CPU", 0),
@@ -107,7 +117,7 @@ class WorkerPool:
             "memory": resources.pop("memory", None),
             "resources": resources,
             "concurrency_groups": {"control": 2},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, bundle),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundle),
         }
         # No runtime_env: with one, Ray could not use the processes that it has started in advance.
         return ray.remote(**options)(WorkerActor).remote()
@@ -163,8 +173,7 @@ class WorkerPool:
 
     def _pass_on(self, events: Any, sink: Sink) -> Any:
         try:
-            for event in ray.get(events):
-                sink(event)
+            self._take(ray.get(events), sink)
         except RayActorError:
             return ray.put([])  # rank 0 is gone: its execute tells how
         return self._ask_for_events()
@@ -173,8 +182,13 @@ class WorkerPool:
         """Fetch what rank 0 has left to say, waiting ``seconds`` at most for an answer."""
         for answer in (events, self._ask_for_events(0.0)):
             if ray.wait([answer], timeout=seconds)[0]:
-                for event in ray.get(answer):
-                    sink(event)
+                self._take(ray.get(answer), sink)
+
+    def _take(self, events: list[Event], sink: Sink) -> None:
+        for event in events:
+            answer = sink(event)
+            if isinstance(event, Report):
+                self._workers[0].answer.options(concurrency_group="control").remote(bool(answer))
 
     def _get(self, ref: Any, rank: int) -> Outcome | Failure | WorkerError:
         try:
@@ -285,17 +299,22 @@ class PoolEngine:
         shutdown()
 
 
+def release() -> None:
+    """Runs on the driver: end this process's idle workers, so that others can have their resources."""
+    global _pool
+    with _lock:
+        if _pool is not None:
+            _pool.shutdown()
+            _pool = None
+
+
 _pool: WorkerPool | None = None
 _lock = threading.Lock()
 
 
 def shutdown() -> None:
     """Runs on the driver: end this process's workers, and the cluster if it was started here."""
-    global _pool
-    with _lock:
-        if _pool is not None:
-            _pool.shutdown()
-            _pool = None
+    release()
     cluster.disconnect()
 
 
@@ -342,12 +361,8 @@ def _pack(job: Job, number: int) -> Parcel:
     return Parcel(
         number=number,
         job=ray.cloudpickle.dumps(job),
-        cwd=os.getcwd(),
-        environment=changed_environment(),
-        in_lightnings_place=aliases.installed(),
-        rng_state=rng_state(include_cuda=False),
-        default_dtype=torch.get_default_dtype(),
-        matmul_precision=torch.get_float32_matmul_precision(),
+        surroundings=Surroundings.here(),
+        node_id=ray.get_runtime_context().get_node_id(),
     )
 
 

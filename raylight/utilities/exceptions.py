@@ -5,7 +5,8 @@
     RaylightError
     ├── MisconfigurationException (also ValueError)   a flag, a method or a combination cannot work
     │   ├── UnknownFlagError (also TypeError)         a Trainer flag that does not exist
-    │   └── UnpicklableError                          an object cannot travel to the workers
+    │   ├── UnpicklableError                          an object cannot travel to the workers
+    │   └── MetricNotLoggedError                      a search goes by a metric that its trials do not log
     ├── CheckpointError                               a checkpoint is broken, or not for this model
     │   ├── CheckpointNotFoundError (also FileNotFoundError)   there is none
     │   ├── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
@@ -21,6 +22,7 @@ An exception of the user's code is never one of these: it reaches the driver wit
 happened as a note (``BaseException.__notes__``, Python 3.11) and in its ``raylight_origin`` attribute.
 """
 
+import difflib
 from typing import Any
 
 
@@ -38,6 +40,26 @@ class UnknownFlagError(MisconfigurationException, TypeError):
 
 class UnpicklableError(MisconfigurationException):
     """A model, datamodule or callback holds something that cannot be sent to the workers; the attribute is named."""
+
+
+class MetricNotLoggedError(MisconfigurationException):
+    """A search goes by a metric that its trials do not log.
+
+    Args:
+        metric: Its name.
+        logged: Names of what was logged.
+    """
+
+    def __init__(self, metric: str, logged: list[str]) -> None:
+        close = difflib.get_close_matches(metric, logged, n=1)
+        guess = f" (did you mean {close[0]!r}?)" if close else ""
+        names = ", ".join(sorted(logged)) or "nothing"
+        super().__init__(f"metric={metric!r} was not logged{guess}; logged was: {names}.")
+        self.metric = metric
+        self.logged = logged
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.metric, self.logged)
 
 
 class CheckpointError(RaylightError):

@@ -73,7 +73,7 @@ def hears(callback: Any, hook: str) -> bool:
 
 def monitors(callback: Any) -> bool:
     """Whether a callback reads a metric at the end of an epoch."""
-    return isinstance(callback, Checkpoint | EarlyStopping)
+    return isinstance(callback, Checkpoint | EarlyStopping) or getattr(callback, "_comes_last", False)
 
 
 def _bind(run: Run, callbacks: list[Any], hook: str) -> list[Listener]:

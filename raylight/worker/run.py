@@ -16,7 +16,17 @@ from torch import Tensor
 from raylight.callbacks.base import Callback
 from raylight.callbacks.schedules import Timer
 from raylight.callbacks.shared_deadline import SharedDeadline
-from raylight.config.messages import Event, Job, LoggerInfo, Metrics, RunningStage, Text, TrainerFn, TrainerStatus
+from raylight.config.messages import (
+    Event,
+    Job,
+    LoggerInfo,
+    Metrics,
+    Report,
+    RunningStage,
+    Text,
+    TrainerFn,
+    TrainerStatus,
+)
 from raylight.core.module import LightningModule
 from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.exceptions import MisconfigurationException
@@ -42,7 +52,8 @@ if TYPE_CHECKING:
 
 warning_cache = WarningCache()
 
-Emit = Callable[[Event], None]
+Emit = Callable[[Event], Any]
+"""Takes an event to the driver; for a Report it waits for the answer and returns it."""
 TryOut = Callable[..., TrainState]
 
 FIRST_STAGE = {
@@ -595,6 +606,11 @@ class Run:
         """Send an event to the driver; on ranks other than 0 nothing happens."""
         if self.strategy.is_global_zero:
             self._emit(event)
+
+    def report(self, report: Report) -> bool:
+        """Collective: tell the driver what this trial has reached; whether to go on. Waits for the answer."""
+        answer = self._emit(report) if self.strategy.is_global_zero else None
+        return bool(self.strategy.broadcast(answer))
 
     def emit_text(self, text: str) -> None:
         """Print on the driver's terminal, beside the progress bar."""

@@ -27,7 +27,7 @@ from raylight.worker.predict_loop import PredictLoop
 if TYPE_CHECKING:
     import os
 
-    from raylight.config.messages import Event
+    from raylight.config.messages import Event, Report
     from raylight.worker.run import Run
 
 PROGRESS = (
@@ -748,6 +748,10 @@ class TrainerView:
     def emit(self, event: Event) -> None:
         """Send an event to the driver; on ranks other than 0 nothing happens."""
         self._live_run().emit(event)
+
+    def report(self, report: Report) -> bool:
+        """Collective: tell whoever drives this trial what it has reached; False: the call is to end here."""
+        return self._live_run().report(report)
 
     def emit_text(self, text: str) -> None:
         """Print on the driver's terminal, beside the progress bar."""
