@@ -367,8 +367,8 @@ class Trainer(TrainerView):
             self._engine = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What only a live process has: the last run, and the workers.
-        return {**self.__dict__, "_run": None, "_engine": None}
+        # What only a live process has: the last run, the workers, and whoever drives a search.
+        return {**self.__dict__, "_run": None, "_engine": None, "judge": _go_on}
 
     def __enter__(self) -> Self:
         return self

@@ -91,16 +91,20 @@ def wait_for_room(group: Any, placement: Placement, seconds: float) -> None:
 
 
 def bundles_of_trial(group: Any, placement: Placement) -> list[int]:
-    """Runs in a trial of Ray Tune: which bundles of its placement group the workers take; the first is the trial's own.
+    """Runs in a trial of Ray Tune: which bundles of its placement group the workers take.
+
+    The first is the trial's own, unless it has asked for nothing: then Ray makes no bundle of that.
 
     Raises:
         ResourceError: It has not enough of them.
     """
-    bundles = group.bundle_specs[1:]
+    import ray
+
+    own = 1 if ray.get_runtime_context().get_assigned_resources() else 0
     fitting = [
         index
-        for index, bundle in enumerate(bundles, start=1)
-        if all(bundle.get(name, 0) >= amount for name, amount in placement.resources.items())
+        for index, bundle in enumerate(group.bundle_specs)
+        if index >= own and all(bundle.get(name, 0) >= amount for name, amount in placement.resources.items())
     ]
     if len(fitting) < placement.num_workers:
         wanted = f"PlacementGroupFactory([{{}}] + [{placement.resources}] * {placement.num_workers})"

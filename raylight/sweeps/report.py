@@ -10,11 +10,13 @@ from raylight.sweeps.record import FAILED, OVER, RUNNING, STOPPED, SweepRecord, 
 from raylight.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 ROWS = 16
 """Of the table while trials run; those that run come first, then the best."""
 STYLES = {RUNNING: "cyan", FAILED: "red", STOPPED: "dim"}
+WIDTH = 160
 REDRAWS_PER_SECOND = 4
 
 
@@ -28,13 +30,12 @@ class SweepDisplay:
     """
 
     def __init__(self, record: SweepRecord, total: int, enabled: bool) -> None:
-        from rich.console import Console
         from rich.live import Live
 
         self._record = record
         self._total = total
         self._enabled = enabled
-        self._console = Console()
+        self._console = console()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._is_watched = enabled and self._console.is_terminal
         self._next_draw = 0.0
@@ -64,6 +65,14 @@ class SweepDisplay:
             print(f"[{done}/{self._total}] {trial.name} {trial.status}: {what} ({params})", flush=True)
 
 
+def console() -> Console:
+    """The terminal, or, where the output goes elsewhere, lines of ``WIDTH`` characters."""
+    from rich.console import Console
+
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=WIDTH)
+
+
 def table(record: SweepRecord, rows: int | None = None) -> Table:
     """The trials, the best first.
 
@@ -77,7 +86,11 @@ def table(record: SweepRecord, rows: int | None = None) -> Table:
     over = sum(trial.status in OVER for trial in trials)
     failed = sum(trial.status == FAILED for trial in trials)
     title = f"{over} of {len(trials)} trials over" + (f", {failed} failed" if failed else "")
-    shown = Table("trial", "state", *names, "reports", f"{record.metric} ({record.mode})", "error", title=title)
+    shown = Table(title=title)
+    for heading in ("trial", "state", *names, "reports", f"{record.metric} ({record.mode})"):
+        shown.add_column(heading, no_wrap=True)
+    if failed:
+        shown.add_column("error", no_wrap=True, overflow="ellipsis")
     best = record.best
     if rows is not None and len(trials) > rows:
         trials = sorted(trials, key=lambda trial: trial.status != RUNNING)[:rows]
@@ -85,7 +98,7 @@ def table(record: SweepRecord, rows: int | None = None) -> Table:
         style = "bold green" if trial is best else STYLES.get(trial.status)
         shown.add_row(
             trial.name, trial.status, *(_number(trial.params.get(name)) for name in names), str(len(trial.reports)),
-            _number(trial.value(record.metric)), trial.error or "", style=style,
+            _number(trial.value(record.metric)), *([trial.error or ""] if failed else []), style=style,
         )  # fmt: skip
     return shown
 

@@ -156,6 +156,4 @@ class SweepResult:
 
     def print_table(self) -> None:
         """Print all trials, the best first."""
-        from rich.console import Console
-
-        Console().print(report.table(self._record))
+        report.console().print(report.table(self._record))

@@ -25,7 +25,7 @@ from raylight.sweeps.recipe import SETTLED, Recipe, Targets, verify_maker
 from raylight.sweeps.record import OVER, Recorder, SweepRecord, TrialRecord
 from raylight.sweeps.report import SweepDisplay
 from raylight.sweeps.result import SweepResult
-from raylight.sweeps.schedulers import checkpoint_config, make_scheduler, replay
+from raylight.sweeps.schedulers import Rules, checkpoint_config, make_scheduler, pauses, replay
 from raylight.sweeps.search import Suggestions, draw, make_searcher
 from raylight.sweeps.work import SweepWork, as_list
 from raylight.tuner.study import Study, TrialResources
@@ -201,37 +201,29 @@ sweep.resume = resume  # type: ignore[attr-defined]
 
 
 def _run(asked: _Asked, targets: Targets, record: SweepRecord) -> SweepResult:
-    constants = {name: value for name, value in asked.space.items() if not is_searched(value)}
-    searcher = None
-    if asked.search != RANDOM:
-        searcher = make_searcher(asked.search, asked.space, asked.metric, asked.mode, asked.seed)
-    scheduler = make_scheduler(
-        asked.scheduler, asked.space, asked.metric, asked.mode, asked.grace_period, asked.reduction_factor,
-        asked.max_reports or asked.trainer.get("max_epochs"),
-    )  # fmt: skip
-    suggestions = Suggestions(record, constants, searcher, asked.num_samples)
-    suggestions.learn_from_record()
-    replay(scheduler, record)
-    total = suggestions.num_left
-    if total == 0:
+    """All trials of the record that are not over, and those that a searcher adds."""
+    suggestions, scheduler = _make_search(asked, record)
+    if suggestions.num_left == 0:
         return SweepResult(record, asked.recipe, targets, interrupted=False)
     resources = _resources(asked)
-    sources = {
-        name: record.path(trial.last)
-        for name, trial in record.trials.items()
-        if trial.status not in OVER and trial.last is not None
-    }
-    over = len(record.trials) - sum(trial.status not in OVER for trial in record.trials.values())
-    display = SweepDisplay(record, over + total, asked.verbose)
+    over = sum(trial.status in OVER for trial in record.trials.values())
+    display = SweepDisplay(record, over + suggestions.num_left, asked.verbose)
     recorder = Recorder(record, suggestions.names, display.changed)
-    work = SweepWork(asked.recipe, targets, asked.metric, asked.mode, resources, sources)
     study = Study(
-        work=work, searcher=suggestions, num_samples=total, resources=resources,
-        storage=files.parent(record.folder), name=os.path.basename(record.folder.rstrip("/")), scheduler=scheduler,
-        max_concurrent=asked.max_concurrent, checkpoints=checkpoint_config(scheduler, asked.metric, asked.mode),
-        callbacks=[_Listener(recorder)], trial_name=lambda trial: suggestions.names[trial.trial_id],
+        work=SweepWork(asked.recipe, targets, asked.metric, asked.mode, resources, _sources(record)),
+        searcher=suggestions,
+        num_samples=suggestions.num_left,
+        resources=resources,
+        storage=files.parent(record.folder),
+        name=os.path.basename(record.folder.rstrip("/")),
+        scheduler=scheduler,
+        max_concurrent=asked.max_concurrent,
+        together=pauses(scheduler),
+        checkpoints=checkpoint_config(scheduler, asked.metric, asked.mode),
+        callbacks=[_Listener(recorder)],
+        trial_name=lambda trial: suggestions.names[trial.trial_id],
         resource_timeout=asked.resource_timeout,
-    )  # fmt: skip
+    )
     study.prepare()
     record.save()
     try:
@@ -239,10 +231,35 @@ def _run(asked: _Asked, targets: Targets, record: SweepRecord) -> SweepResult:
             interrupted = study.run()
     finally:
         recorder.interrupted()
-    ended = [trial for trial in record.trials.values() if trial.status in OVER]
-    if recorder.errors and not any(trial.reports for trial in ended):
+    if recorder.errors and not any(trial.reports for trial in record.trials.values()):
         raise recorder.errors[0]
     return SweepResult(record, asked.recipe, targets, interrupted)
+
+
+def _make_search(asked: _Asked, record: SweepRecord) -> tuple[Suggestions, Any]:
+    """What the trials try, and the scheduler; both know what an earlier run of this sweep has found."""
+    longest = asked.max_reports or asked.trainer.get("max_epochs")
+    rules = Rules(asked.metric, asked.mode, asked.grace_period, asked.reduction_factor, longest)
+    scheduler = make_scheduler(asked.scheduler, asked.space, rules)
+    searcher = None
+    if asked.search != RANDOM:
+        searcher = make_searcher(asked.search, asked.space, asked.metric, asked.mode, asked.seed)
+    if pauses(scheduler) and (asked.max_concurrent is not None or searcher is not None):
+        raise MisconfigurationException(
+            f"{type(scheduler).__name__} pauses trials to compare all of them at the same age: it goes with "
+            'search="random" only, and the cluster\'s resources, not max_concurrent, say how many run at a time.'
+        )
+    constants = {name: value for name, value in asked.space.items() if not is_searched(value)}
+    suggestions = Suggestions(record, constants, searcher, asked.num_samples)
+    suggestions.learn_from_record()
+    replay(scheduler, record)
+    return suggestions, scheduler
+
+
+def _sources(record: SweepRecord) -> dict[str, str]:
+    """Where trials that are under way go on."""
+    under_way = {name: trial.last for name, trial in record.trials.items() if trial.status not in OVER}
+    return {name: record.path(last) for name, last in under_way.items() if last is not None}
 
 
 class _Listener(tune.Callback):

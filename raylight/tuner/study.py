@@ -71,6 +71,8 @@ class Study:
     """A TrialScheduler that knows its metric; None lets every trial run to its end."""
     max_concurrent: int | None = None
     """Trials at a time; None: as many as the cluster has room for."""
+    together: bool = False
+    """All trials are known to the scheduler from the start: it pauses them to compare all at the same age."""
     checkpoints: tune.CheckpointConfig | None = None
     callbacks: list[Any] = field(default_factory=list)
     trial_name: Any = None
@@ -94,7 +96,13 @@ class Study:
         stopper = StopOnRequest()
         trainable = tune.with_parameters(Trial, work=work, surroundings=Surroundings.here())
         hopeless = EndOfHopeless(stopper)
-        with _quiet(), _own_signals(), _own_groups(), graceful_interrupt(stopper.request):
+        at_a_time = self.max_concurrent or concurrency(self.resources)
+        with (
+            _quiet(pending=self.num_samples if self.together else at_a_time),
+            _own_signals(),
+            _own_groups(),
+            graceful_interrupt(stopper.request),
+        ):
             tune.run(
                 trainable,
                 name=self.name,
@@ -102,7 +110,7 @@ class Study:
                 num_samples=self.num_samples,
                 search_alg=self.searcher,
                 scheduler=self.scheduler,
-                max_concurrent_trials=self.max_concurrent or concurrency(self.resources),
+                max_concurrent_trials=None if self.together else at_a_time,
                 resources_per_trial=tune.PlacementGroupFactory(self.resources.bundles, strategy="PACK"),
                 reuse_actors=True,
                 storage_path=self.storage,
@@ -198,12 +206,13 @@ def _lacking(resources: TrialResources) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray Tune as raylight wants it, and without its own messages."""
+def _quiet(pending: int) -> Iterator[None]:
+    """Ray Tune as raylight wants it, with so many trials waiting at a time, and without its own messages."""
     loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train", "ray.air")]
     levels = [logger.level for logger in loggers]
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+    variables = {**ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(pending)}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
