@@ -46,7 +46,7 @@ from raylight.plugins.selection import accelerator_of, equipped_strategy, with_d
 from raylight.precision import precision_name
 from raylight.profilers import make_profiler
 from raylight.strategies import Strategy
-from raylight.tuner.tuning import Tuner, tune_arguments
+from raylight.tuner.tuning import Tuner, search_beforehand, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
@@ -408,10 +408,11 @@ class Trainer(TrainerView):
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
         path = self._choose_ckpt_path(fn, ckpt_path, model_given)
-        self._attach(chosen, data)
+        self.attach(chosen, data)
         verify(self, fn, chosen, data)
         check_weights_only(weights_only)
         self._ckpt_path = path
+        search_beforehand(self, fn, chosen, data)
         engine, placement = self._start_engine(data)
         job = self._make_job(fn, chosen, data, path, placement, return_predictions)
         status = "failed"
@@ -445,7 +446,8 @@ class Trainer(TrainerView):
             )
         return model
 
-    def _attach(self, model: LightningModule, data: DataSource) -> None:
+    def attach(self, model: LightningModule, data: DataSource) -> None:
+        """Model and data belong to this Trainer from now on."""
         self._model, self._datamodule = model, data.datamodule
         clean_namespace(model.hparams)
         model.trainer = self

@@ -21,7 +21,7 @@ LAUNCHER_VARIABLE = "RAYLIGHT_LAUNCHER"
 CHOICES: dict[str, tuple[Any, ...]] = {
     "launcher": ("auto", "local", "ray"),
     "multiple_trainloader_mode": ("max_size_cycle", "min_size", "max_size"),
-    "auto_scale_batch_size": (None, False, True, "power", "binsearch"),
+    "auto_scale_batch_size": (None, False, True, "power", "binsearch", "throughput"),
     "weights_summary": ("top", "full"),
 }
 CLIP_ALGORITHMS = ("value", "norm")
@@ -186,7 +186,7 @@ class TrainerConfig:
     auto_lr_find: bool | str = _old(False)
     """Whether ``tune`` looks for a learning rate; a str names the attribute that it goes to."""
     auto_scale_batch_size: bool | str | None = _old(False)
-    """How ``tune`` looks for a batch size: "power" (True) or "binsearch"; False: it does not."""
+    """How ``tune`` looks for a batch size: "power" (True), "binsearch" or "throughput"; False: it does not."""
     stochastic_weight_avg: bool = _old(False)
     """Add the callback StochasticWeightAveraging."""
     terminate_on_nan: bool = _old(False)
@@ -353,6 +353,11 @@ class TrainerConfig:
             for name, why in SWITCHED_OFF_BY_BAREBONES.items()
             if (value := getattr(self, name))
         ]
+
+    def given(self) -> dict[str, Any]:
+        """The flags that are other than their defaults: enough to make this config again."""
+        fields = [field for field in dataclasses.fields(self) if field.default != getattr(self, field.name)]
+        return {field.name: getattr(self, field.name) for field in fields}
 
     @property
     def num_dev_batches(self) -> int:

@@ -12,12 +12,10 @@ from ray import tune
 
 from raylight.checkpoint import storage as files
 from raylight.config import legacy
-from raylight.config.accelerators import place
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
-from raylight.engine import cluster
 from raylight.engine.portable import verify_portable
 from raylight.sweeps.encoding import decode, encode, missing_in
 from raylight.sweeps.expressions import is_searched
@@ -28,7 +26,7 @@ from raylight.sweeps.result import SweepResult
 from raylight.sweeps.schedulers import Rules, checkpoint_config, make_scheduler, pauses, replay
 from raylight.sweeps.search import Suggestions, draw, make_searcher
 from raylight.sweeps.work import SweepWork, as_list
-from raylight.tuner.study import Study, TrialResources
+from raylight.tuner.study import Study, TrialResources, trial_resources
 from raylight.utilities.exceptions import MisconfigurationException
 
 FOLDER = "raylight_sweeps"
@@ -342,14 +340,9 @@ def _verify_portable(asked: _Asked) -> None:
 
 
 def _resources(asked: _Asked) -> TrialResources:
-    """What a trial occupies; joins or starts the cluster."""
     flags = {name: value for name, value in asked.trainer.items() if name not in ("callbacks", "logger")}
     flags.update(num_workers=asked.workers_per_trial, resources_per_worker=asked.resources_per_worker, launcher="ray")
-    config = TrainerConfig.from_flags(**legacy.modernize(flags))
-    expected = place(config).resources
-    cluster.connect(asked.workers_per_trial, expected.get("CPU", 0))
-    placement = place(config, cluster.gpu_count())
-    return TrialResources(num_workers=placement.num_workers, per_worker=placement.resources)
+    return trial_resources(TrainerConfig.from_flags(**legacy.modernize(flags)))
 
 
 def _free_name(root: str, name: str | None) -> str:

@@ -51,7 +51,7 @@ class SweepWork:
     def __call__(self, call: TrialCall) -> None:
         built = self.recipe.build(self.targets, call.params)
         source = call.source or self.sources.get(call.name)
-        flags = {**QUIET, **built.flags, **placement_flags(self.resources), "default_root_dir": call.folder}
+        flags = {**QUIET, **built.flags, **self.resources.flags, "default_root_dir": call.folder}
         logger = _logger(flags, call.folder)
         own = [TrialReporter(self.metric, call.staging), ChangedHyperparameters(call.params)]
         trainer = Trainer(**{**flags, "callbacks": [*as_list(flags.get("callbacks")), *own]})
@@ -66,15 +66,6 @@ class SweepWork:
         gc.collect()  # model, trainer and run refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def placement_flags(resources: TrialResources) -> dict[str, Any]:
-    """Trainer flags of a trial: one worker is this process, several are in the trial's placement group."""
-    if resources.num_workers == 1:
-        return {"launcher": "local", "devices": 1}
-    return {
-        "launcher": "ray", "num_workers": resources.num_workers, "resources_per_worker": resources.per_worker,
-    }  # fmt: skip
 
 
 def _logger(flags: dict[str, Any], folder: str) -> TensorBoardLogger | None:

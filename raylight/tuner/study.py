@@ -18,6 +18,8 @@ from ray.tune.search import Searcher
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
+from raylight.config.accelerators import place
+from raylight.config.flags import TrainerConfig
 from raylight.engine import cluster, pool
 from raylight.engine.failures import revive
 from raylight.engine.interrupt import graceful_interrupt
@@ -49,8 +51,28 @@ class TrialResources:
         """Of the trial's placement group: one worker is the trial's own process, several have a bundle each."""
         return [self.per_worker] if self.num_workers == 1 else [{}, *[self.per_worker] * self.num_workers]
 
+    @property
+    def flags(self) -> dict[str, Any]:
+        """Of a trial's Trainer: one worker is the trial's process, several are in its placement group."""
+        alone = self.num_workers == 1
+        return {
+            "launcher": "local" if alone else "ray",
+            "devices": 1 if alone else "auto",
+            "num_nodes": 1,
+            "num_workers": None if alone else self.num_workers,
+            "resources_per_worker": None if alone else self.per_worker,
+        }
+
     def total(self, name: str) -> float:
         return self.num_workers * self.per_worker.get(name, 0.0)
+
+
+def trial_resources(config: TrainerConfig) -> TrialResources:
+    """What one trial of such a Trainer occupies; joins or starts the cluster."""
+    expected = place(config)
+    cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
+    placement = place(config, cluster.gpu_count())
+    return TrialResources(num_workers=placement.num_workers, per_worker=placement.resources)
 
 
 @dataclass(kw_only=True)
@@ -58,10 +80,11 @@ class Study:
     """A search to be run."""
 
     work: Work
-    searcher: Searcher
-    """Says what each trial tries, and when there is no more to try."""
+    searcher: Searcher | None = None
+    """Says what each trial tries, and when there is no more to try; None: the space does."""
+    space: dict[str, Any] = field(default_factory=dict)
     num_samples: int
-    """Trials at most."""
+    """Trials at most; without a searcher, so many times the space's grid."""
     resources: TrialResources
     storage: str
     """Folder, or URI, of all searches."""
@@ -106,6 +129,7 @@ class Study:
             tune.run(
                 trainable,
                 name=self.name,
+                config=self.space,
                 stop=stopper,
                 num_samples=self.num_samples,
                 search_alg=self.searcher,

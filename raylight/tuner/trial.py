@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,14 +58,11 @@ class Trial(tune.Trainable):
         surroundings.adopt()
         self._work: Work = cloudpickle.loads(work)
         self._gate = Gate()
-        self._staging = tempfile.mkdtemp(prefix="raylight-trial-")
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._gate.end()
+        self._end()
         self._surroundings.adopt()  # Tune has changed into the trial's folder
-        for left in Path(self._staging).iterdir():
-            left.unlink()
         self._begin(new_config)
         return True
 
@@ -78,7 +74,7 @@ class Trial(tune.Trainable):
             params=params,
             gate=self._gate,
             folder=str(self._storage.trial_fs_path if in_storage else self._storage.trial_working_directory),
-            staging=os.path.join(self._staging, CHECKPOINT_NAME),
+            staging=os.path.join(self._storage.trial_working_directory, CHECKPOINT_NAME),
             source=None,
         )
 
@@ -104,14 +100,19 @@ class Trial(tune.Trainable):
         _link(self._call.staging, os.path.join(checkpoint_dir, CHECKPOINT_NAME))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]
-        source = os.path.join(self._staging, "source.ckpt")  # Tune may delete its own meanwhile
+        source = f"{self._call.staging}.source"  # Tune may delete its own meanwhile
         _link(os.path.join(checkpoint_dir, CHECKPOINT_NAME), source)
         self._call = TrialCall(**{**vars(self._call), "source": source})
 
     def cleanup(self) -> None:
-        self._gate.end()
+        self._end()
         pool.shutdown()
-        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _end(self) -> None:
+        self._gate.end()
+        for path in (self._call.staging, self._call.source):
+            if path is not None:
+                Path(path).unlink(missing_ok=True)
 
 
 def _spoils_process(error: BaseException) -> bool:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.batch_size_finder import BatchSizeFinder
-from raylight.callbacks.lr_finder import LearningRateFinder, LRFinder
+from raylight.callbacks.lr_finder import LearningRateFinder, LRFinder, rate_attribute
+from raylight.config.accelerators import wants_ray
+from raylight.config.messages import DataSource
 from raylight.core.datamodule import LightningDataModule
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.parsing import lightning_hasattr, lightning_setattr
+from raylight.utilities.rank_zero import rank_zero_info
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
+    from raylight.tuner.lr_search import LRSearch
 
 METHODS = ("fit", "validate", "test", "predict")
 
@@ -40,8 +45,12 @@ class Tuner:
         batch_arg_name: str = "batch_size",
         margin: float = 0.05,
         max_val: int = 8192,
+        keep_effective_batch: bool = False,
     ) -> int | None:
         """The largest batch size that fits into memory; it is set wherever ``batch_arg_name`` is an attribute.
+
+        A Trainer that runs on Ray searches in trials of Ray Tune, each in a process of its own (or as many as it has
+        workers): a process that is killed for want of memory has not fitted, and the search goes on.
 
         Args:
             model: What to run.
@@ -59,8 +68,19 @@ class Tuner:
             ValueError: The method does not exist, or the Trainer has a BatchSizeFinder already.
         """
         self._check(BatchSizeFinder, method, train_dataloaders, val_dataloaders, dataloaders)
-        finder = BatchSizeFinder(mode, steps_per_trial, init_val, max_trials, batch_arg_name, margin, max_val)
+        finder = BatchSizeFinder(
+            mode, steps_per_trial, init_val, max_trials, batch_arg_name, margin, max_val, keep_effective_batch
+        )
+        trainer, data = self._trainer, _source(method, train_dataloaders, val_dataloaders, dataloaders, datamodule)
+        if wants_ray(trainer.config) and not trainer.fast_dev_run:
+            _search_apart(trainer, finder, method, model, data)
+            return finder.optimal_batch_size
+        with trainer.only_with(finder):
+            trainer.attach(model, data)
+            effective = finder.effective_batch(trainer, model, data.train)
         self._run(finder, model, method, train_dataloaders, val_dataloaders, dataloaders, datamodule)
+        if effective is not None and finder.optimal_batch_size is not None:
+            trainer.accumulate_grad_batches = effective // finder.optimal_batch_size
         return finder.optimal_batch_size
 
     def lr_find(
@@ -104,6 +124,66 @@ class Tuner:
         self._run(finder, model, method, train_dataloaders, val_dataloaders, dataloaders, datamodule)
         return finder.optimal_lr
 
+    def lr_search(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        min_lr: float = 1e-5,
+        max_lr: float = 1.0,
+        num_rates: int = 9,
+        num_training: int = 100,
+        reduction_factor: float = 2.0,
+        update_attr: bool = True,
+        attr_name: str = "",
+    ) -> LRSearch:
+        """Learning rates tried side by side on Ray Tune, each from the model as it is, with successive halving.
+
+        Slower than ``lr_find``, and more to be trusted: every rate is trained by itself, for as long as it is among
+        the better ones. What is compared is the smoothed training loss; schedulers stand still.
+
+        Args:
+            model: What to train; it is left as it is.
+            train_dataloaders: Training data.
+            val_dataloaders: Not used.
+            datamodule: In place of loaders.
+            min_lr: Smallest rate.
+            max_lr: Largest rate.
+            num_rates: Rates, each a multiple of the one before.
+            num_training: Optimizer steps of the best ones.
+            reduction_factor: Of so many rates one goes on to a run so many times as long.
+            update_attr: Set the suggestion on the model.
+            attr_name: Attribute that holds the rate; "": "lr" or "learning_rate".
+
+        Raises:
+            MisconfigurationException: launcher="local", where nothing can run side by side; or bad bounds.
+            AttributeError: No attribute holds the rate.
+        """
+        from raylight.engine.portable import verify_portable
+        from raylight.tuner.lr_search import search_rates
+        from raylight.tuner.study import trial_resources
+
+        trainer, data = self._trainer, DataSource(train_dataloaders, val_dataloaders, datamodule=datamodule)
+        if trainer.config.launcher == "local":
+            raise MisconfigurationException("lr_search runs on Ray: use launcher='ray' or 'auto', or lr_find.")
+        if not 0 < min_lr < max_lr or num_rates < 2 or num_training < 1 or reduction_factor <= 1:
+            raise MisconfigurationException(
+                f"Give 0 < min_lr < max_lr, num_rates >= 2, num_training >= 1 and reduction_factor > 1; got {min_lr}, "
+                f"{max_lr}, {num_rates}, {num_training} and {reduction_factor}."
+            )
+        trainer.attach(model, data)
+        attribute = rate_attribute(model, attr_name) if update_attr else None
+        verify_portable(model, data, [])
+        step = (max_lr / min_lr) ** (1 / (num_rates - 1))
+        rates = [min_lr * step**index for index in range(num_rates)]
+        resources = trial_resources(trainer.config)
+        found = search_rates(trainer, model, data, resources, rates, num_training, reduction_factor)
+        if attribute is not None:
+            lightning_setattr(model, attribute, found.suggestion())
+            rank_zero_info(f"Learning rate set to {found.suggestion()}")
+        return found
+
     def _check(self, kind: type, method: str, train: Any, val: Any, dataloaders: Any) -> None:
         if method not in METHODS:
             raise ValueError(f"method {method!r} is invalid. Should be one of {METHODS}.")
@@ -132,6 +212,49 @@ class Tuner:
                 self._trainer.fit(model, train, val, datamodule)
             else:
                 getattr(self._trainer, method)(model, dataloaders, datamodule=datamodule)
+
+
+def _source(method: str, train: Any, val: Any, dataloaders: Any, datamodule: Any) -> DataSource:
+    """The data of a call."""
+    if method == "fit":
+        return DataSource(train=train, val=val, datamodule=datamodule)
+    return DataSource(**{"val" if method == "validate" else method: dataloaders}, datamodule=datamodule)
+
+
+def search_beforehand(trainer: Any, method: str, model: LightningModule, data: DataSource) -> None:
+    """Runs on the driver, before a call that goes to Ray: what its BatchSizeFinder would do at its beginning.
+
+    In trials of their own it can be seen that a size has killed its process; in the call's own workers it cannot.
+    """
+    for finder in [each for each in trainer.callbacks if isinstance(each, BatchSizeFinder)]:
+        finder.is_settled = wants_ray(trainer.config) and finder.searches_first and not trainer.fast_dev_run
+        if finder.is_settled:
+            _search_apart(trainer, finder, str(method), model, data)
+
+
+def _search_apart(trainer: Any, finder: BatchSizeFinder, method: str, model: LightningModule, data: DataSource) -> None:
+    """Search in trials of Ray Tune, and set what is found."""
+    from raylight.engine.portable import verify_portable
+    from raylight.tuner.batch_size import QUIET, SizeWork, search_on_tune
+    from raylight.tuner.study import trial_resources
+
+    with trainer.only_with(finder):
+        trainer.attach(model, data)
+    loaders = data.train if method == "fit" else data.val or data.test or data.predict
+    finder.verify(model, loaders is not None)
+    verify_portable(model, data, [])
+    resources = trial_resources(trainer.config)
+    flags = {**trainer.config.given(), **resources.flags, **QUIET}
+    name, steps = finder.batch_arg_name, finder.steps_per_trial
+    work = SizeWork(type(trainer), flags, model, data, method, name, steps)
+    size = search_on_tune(trainer, finder, work, resources)
+    effective = finder.effective_batch(trainer, model, data.train)
+    finder.optimal_batch_size = size
+    if lightning_hasattr(model, name):
+        lightning_setattr(model, name, size)
+    if effective is not None:
+        trainer.accumulate_grad_batches = effective // size
+    rank_zero_info(f"Finished batch size finder, will continue with full run using batch size {size}")
 
 
 OLD_ORDER = ("datamodule", "scale_batch_size_kwargs", "lr_find_kwargs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -70,8 +71,9 @@ def _fail(run: Run, error: BaseException) -> None:
         return
     run.strategy = run.strategy.alone()
     cleaning = threading.Thread(target=run.fail, args=(error,), daemon=True)
-    cleaning.start()
-    cleaning.join(SECONDS_TO_CLEAN_UP)
+    with contextlib.suppress(RuntimeError):  # where memory has run out there may be none for a thread
+        cleaning.start()
+        cleaning.join(SECONDS_TO_CLEAN_UP)
 
 
 def _run_loops(run: Run, outcome: Outcome) -> None:
