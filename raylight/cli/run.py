@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args([*own, *behind[:1]])
     aliases.install()
     try:
-        code, script = _load_module(options.script) if options.module else _load_script(options.script)
+        code, script = _load_module(options.script) if options.module else load_script(options.script)
     except OSError as error:
         print(f"raylight run: can't open file {options.script!r}: {error.strerror}", file=sys.stderr)
         return CANNOT_OPEN
@@ -57,7 +57,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(arguments[:first]), list(arguments[first:])
 
 
-def _load_script(path: str) -> tuple[CodeType, ModuleType]:
+def load_script(path: str) -> tuple[CodeType, ModuleType]:
     """The code of a file and the module ``__main__`` that it is to run in; sys.path begins with its folder."""
     with open(path, "rb") as file:
         source = file.read()

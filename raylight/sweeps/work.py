@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raylight.callbacks.base import Callback
+from raylight.callbacks.checkpoint import Checkpoint
+from raylight.callbacks.progress import ProgressBar
 from raylight.loggers.tensorboard import TensorBoardLogger
 from raylight.sweeps.encoding import encode
 from raylight.sweeps.recipe import Recipe, Targets
@@ -23,14 +25,6 @@ if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.tuner.trial import TrialCall
     from raylight.worker.state import TrainerView
-
-QUIET: dict[str, Any] = {
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-}
-"""Defaults of a trial's Trainer that are not Lightning's: a table shows all trials, and each keeps its checkpoints."""
 
 PARAMS_KEY = "raylight_sweep_params"
 """In a trial's checkpoints: its parameters when they were written."""
@@ -51,10 +45,11 @@ class SweepWork:
     def __call__(self, call: TrialCall) -> None:
         built = self.recipe.build(self.targets, call.params)
         source = call.source or self.sources.get(call.name)
-        flags = {**QUIET, **built.flags, **self.resources.flags, "default_root_dir": call.folder}
+        callbacks = [each for each in as_list(built.flags.get("callbacks")) if not isinstance(each, ProgressBar)]
+        flags = {**_quiet(callbacks), **built.flags, **self.resources.flags, "default_root_dir": call.folder}
         logger = _logger(flags, call.folder)
         own = [TrialReporter(self.metric, call.staging), ChangedHyperparameters(call.params)]
-        trainer = Trainer(**{**flags, "callbacks": [*as_list(flags.get("callbacks")), *own]})
+        trainer = Trainer(**{**flags, "callbacks": [*callbacks, *own]})
         best = _Best(call.gate.judge, self.metric, self.mode)
         trainer.judge = best.judge
         loaders = self.recipe.train_dataloaders, self.recipe.val_dataloaders
@@ -66,6 +61,16 @@ class SweepWork:
         gc.collect()  # model, trainer and run refer to each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _quiet(callbacks: list[Any]) -> dict[str, Any]:
+    """Defaults that are not Lightning's: a table shows all trials, and each keeps its checkpoints anyway."""
+    return {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
+        "num_sanity_val_steps": 0,
+    }
 
 
 def _logger(flags: dict[str, Any], folder: str) -> TensorBoardLogger | None:

@@ -153,6 +153,12 @@ def rungs_of(num_training: int, reduction_factor: float) -> list[int]:
     return sorted(set(rungs))
 
 
+def _from_the_middle(rates: list[float]) -> list[float]:
+    """An order in which good rates come early, so that halving has something to hold the others against."""
+    middle = (len(rates) - 1) / 2
+    return [rates[index] for index in sorted(range(len(rates)), key=lambda index: abs(index - middle))]
+
+
 class _Listener(tune.Callback):
     """Keeps what the trials report."""
 
@@ -193,7 +199,7 @@ def search_rates(
     try:
         study = Study(
             work=RateWork(type(trainer), flags, model, data, rungs),
-            space={"lr": tune.grid_search(rates)},
+            space={"lr": tune.grid_search(_from_the_middle(rates))},
             num_samples=1,
             resources=resources,
             storage=folder,

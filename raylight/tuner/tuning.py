@@ -176,7 +176,7 @@ class Tuner:
         attribute = rate_attribute(model, attr_name) if update_attr else None
         verify_portable(model, data, [])
         step = (max_lr / min_lr) ** (1 / (num_rates - 1))
-        rates = [min_lr * step**index for index in range(num_rates)]
+        rates = [*(min_lr * step**index for index in range(num_rates - 1)), max_lr]
         resources = trial_resources(trainer.config)
         found = search_rates(trainer, model, data, resources, rates, num_training, reduction_factor)
         if attribute is not None:

@@ -1,0 +1,106 @@
+"""What a script was about to train: its first ``Trainer.fit``, taken in place of being carried out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from raylight.core.datamodule import LightningDataModule
+from raylight.core.module import LightningModule
+from raylight.trainer import Trainer
+from raylight.utilities.parsing import init_call
+
+ARGUMENTS = "_arguments_of_init"
+
+
+@dataclass
+class FitCall:
+    """A call of ``fit``."""
+
+    trainer: Trainer
+    flags: dict[str, Any]
+    """That the script gave to the Trainer."""
+    model: Any
+    train_dataloaders: Any
+    val_dataloaders: Any
+    datamodule: Any
+
+
+class Captured(BaseException):
+    """Ends the script at its first ``fit``. No Exception: the script's own handlers are not meant."""
+
+    def __init__(self, call: FitCall) -> None:
+        super().__init__("fit was called")
+        self.call = call
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[None]:
+    """In the block ``Trainer.fit`` raises Captured, and models and datamodules remember what they were made from."""
+    init, fit = Trainer.__init__, Trainer.fit
+    bases: dict[Any, Any] = {base: base.__init__ for base in (LightningModule, LightningDataModule)}
+
+    @functools.wraps(init)
+    def noting_flags(self: Trainer, *positional: Any, **flags: Any) -> None:
+        init(self, *positional, **flags)
+        self.__dict__[ARGUMENTS] = flags
+
+    @functools.wraps(fit)
+    def raising(
+        self: Trainer,
+        model: Any,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        *_: Any,
+        train_dataloader: Any = None,
+        **__: Any,
+    ) -> None:
+        train = train_dataloaders if train_dataloaders is not None else train_dataloader
+        if isinstance(train, LightningDataModule):
+            train, datamodule = None, train
+        raise Captured(FitCall(self, vars(self)[ARGUMENTS], model, train, val_dataloaders, datamodule))
+
+    Trainer.__init__, Trainer.fit = noting_flags, raising  # type: ignore[method-assign]
+    original: Any
+    for base, original in bases.items():
+        base.__init__ = _noting_arguments(original)
+    try:
+        yield
+    finally:
+        Trainer.__init__, Trainer.fit = init, fit  # type: ignore[method-assign]
+        for base, original in bases.items():
+            base.__init__ = original
+
+
+def _noting_arguments(original: Any) -> Any:
+    @functools.wraps(original)
+    def noting(self: Any, *positional: Any, **named: Any) -> None:
+        arguments = _arguments(self, sys._getframe(1))
+        original(self, *positional, **named)
+        self.__dict__[ARGUMENTS] = arguments
+
+    return noting
+
+
+def _arguments(made: Any, frame: FrameType | None) -> dict[str, Any]:
+    """What the outermost ``__init__`` of an object was called with."""
+    arguments: dict[str, Any] = {}
+    while frame is not None:
+        owner, found = init_call(frame)
+        if owner is not made:
+            break
+        arguments, frame = found, frame.f_back
+    return arguments
+
+
+def maker_of(made: Any) -> Any:
+    """The class of a captured object, with the arguments that it was made from; None for None."""
+    if made is None:
+        return None
+    return functools.partial(type(made), **vars(made).get(ARGUMENTS, {}))

@@ -1,0 +1,165 @@
+"""``raylight sweep``: search for hyperparameters of a script that trains with Lightning or raylight, without an edit.
+
+The script runs, as with ``raylight run``, up to its first ``Trainer.fit``. What that would have trained is trained in
+every trial instead: the model and the datamodule made anew, from the arguments that the script gave them and from
+those that ``--set`` varies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from raylight.cli.capture import Captured, FitCall, capturing, maker_of
+from raylight.cli.run import load_script
+from raylight.utilities import aliases
+from raylight.utilities.exceptions import MisconfigurationException
+
+USAGE = "raylight sweep script.py --set NAME=DISTRIBUTION [--set ...] [option ...] [-- script's argument ...]"
+BAD_INPUT = 2
+EPILOG = """\
+distributions: uniform(a, b), loguniform(a, b), randint(a, b), lograndint(a, b), randn(mean, sd), quniform(a, b, step),
+choice(x, y, ...), grid_search(x, y, ...); anything else is a constant. They are parsed, not run.
+
+names: model.x is an argument of the model's class, data.x of the datamodule's, trainer.x a flag of the Trainer; x alone
+is whichever of these it can be.
+
+example: raylight sweep train.py --set model.lr='loguniform(1e-5,1e-1)' --set data.batch_size='choice(32,64)' \\
+         --metric val_acc --mode max --num-samples 20 -- --epochs 5
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs on the driver: the command line behind ``raylight sweep``; returns the exit status.
+
+    An exception of the script's, or the first one where all trials fail, passes through.
+    """
+    own, scripts = _split(arguments)
+    parser = _parser()
+    options = parser.parse_args(own)
+    aliases.install()
+    try:
+        space = dict(_assignment(text) for text in options.set)
+    except MisconfigurationException as error:
+        parser.error(str(error))
+    if not space and options.resume is None:
+        parser.error("give at least one --set NAME=DISTRIBUTION")
+    try:
+        call = _captured(options.script, scripts)
+    except OSError as error:
+        print(f"raylight sweep: can't open file {options.script!r}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
+    if call is None:
+        print(f"raylight sweep: {options.script!r} ended without a call of Trainer.fit", file=sys.stderr)
+        return BAD_INPUT
+    try:
+        _search(call, options, space)
+    except (MisconfigurationException, FileNotFoundError) as error:
+        print(f"raylight sweep: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raylight sweep", usage=USAGE, description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("script", help="path of the script")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=DISTRIBUTION", help="what trials vary")
+    parser.add_argument("--metric", default="val_loss", help="name of a logged metric (val_loss)")
+    parser.add_argument("--mode", choices=("min", "max"), default="min", help="what is better (min)")
+    parser.add_argument("--num-samples", type=int, default=10, help="trials (10)")
+    parser.add_argument("--scheduler", choices=("asha", "pbt", "hyperband", "none"), default="asha", help="(asha)")
+    parser.add_argument("--search", choices=("random", "optuna"), default="random", help="(random)")
+    parser.add_argument("--workers-per-trial", type=int, help="(as many as the script's Trainer has)")
+    parser.add_argument("--max-concurrent", type=int, help="trials at a time (as many as there is room for)")
+    parser.add_argument("--grace-period", type=int, default=1, help="reports before which no trial is ended (1)")
+    parser.add_argument("--storage", help="folder, or URI, of all sweeps (raylight_sweeps)")
+    parser.add_argument("--name", help="of this one's folder in it (by date and time)")
+    parser.add_argument("--seed", type=int, help="of the search")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep of this folder")
+    parser.add_argument("--plot", metavar="FILE", help="write curves and parallel coordinates into a picture")
+    return parser
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """This command's arguments, and those behind ``--``, which are the script's."""
+    arguments = list(arguments)
+    if "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    from raylight.sweeps.expressions import parse
+
+    name, equals, expression = text.partition("=")
+    if not equals or not name.strip() or not expression.strip():
+        raise MisconfigurationException(f"--set {text!r} must be NAME=DISTRIBUTION, such as lr='loguniform(1e-5,1e-1)'")
+    return name.strip(), parse(expression)
+
+
+def _captured(path: str, arguments: list[str]) -> FitCall | None:
+    """What the script would have trained; None where it does not train."""
+    code, script = load_script(path)
+    sys.argv = [path, *arguments]
+    sys.modules["__main__"] = script
+    try:
+        with capturing():
+            exec(code, vars(script))
+    except Captured as captured:
+        return captured.call
+    return None
+
+
+def _search(call: FitCall, options: argparse.Namespace, space: dict[str, Any]) -> None:
+    from raylight.sweeps import resume, sweep
+
+    asked: dict[str, Any] = {
+        **_recipe(call),
+        "space": space,
+        "workers_per_trial": options.workers_per_trial or _workers(call),
+        "scheduler": None if options.scheduler == "none" else options.scheduler,
+    }
+    for name in ("metric", "mode", "num_samples", "search", "max_concurrent", "grace_period", "seed"):
+        asked[name] = getattr(options, name)
+    if options.resume is None:
+        result = sweep(**asked, storage=options.storage, name=options.name)
+    else:
+        result = resume(options.resume, **_recipe(call))
+    if any(trial.best is not None for trial in result.trials):
+        best = ", ".join(f"{name}={value}" for name, value in result.best_params.items())
+        print(f"best: {result.metric}={result.best_value:.6g} with {best}\ncheckpoint: {result.best_checkpoint}")
+    if options.plot is not None:
+        result.plot().savefig(options.plot)
+        print(f"plot: {os.path.abspath(options.plot)}")
+    if result.interrupted:
+        print(f"interrupted; go on with: raylight sweep {options.script} --resume {result.path}")
+
+
+def _recipe(call: FitCall) -> dict[str, Any]:
+    """The arguments of ``sweep`` that a script's call of ``fit`` stands for."""
+    from raylight.sweeps.recipe import SETTLED
+
+    kept = {name: value for name, value in call.flags.items() if name not in SETTLED and name != "logger"}
+    if call.flags.get("logger", True) is False:
+        kept["logger"] = False
+    return {
+        "model": maker_of(call.model),
+        "datamodule": maker_of(call.datamodule),
+        "train_dataloaders": call.train_dataloaders,
+        "val_dataloaders": call.val_dataloaders,
+        "trainer": kept,
+    }
+
+
+def _workers(call: FitCall) -> int:
+    """Workers of the script's own Trainer."""
+    from raylight.config.accelerators import place
+
+    return place(call.trainer.config).num_workers
