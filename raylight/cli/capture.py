@@ -43,7 +43,7 @@ class Captured(BaseException):
 def capturing() -> Iterator[None]:
     """In the block ``Trainer.fit`` raises Captured, and models and datamodules remember what they were made from."""
     init, fit = Trainer.__init__, Trainer.fit
-    bases: dict[Any, Any] = {base: base.__init__ for base in (LightningModule, LightningDataModule)}
+    bases = {base: vars(base)["__init__"] for base in (LightningModule, LightningDataModule)}
 
     @functools.wraps(init)
     def noting_flags(self: Trainer, *positional: Any, **flags: Any) -> None:
@@ -67,15 +67,14 @@ def capturing() -> Iterator[None]:
         raise Captured(FitCall(self, vars(self)[ARGUMENTS], model, train, val_dataloaders, datamodule))
 
     Trainer.__init__, Trainer.fit = noting_flags, raising  # type: ignore[method-assign]
-    original: Any
     for base, original in bases.items():
-        base.__init__ = _noting_arguments(original)
+        setattr(base, "__init__", _noting_arguments(original))  # noqa: B010  mypy knows no other way
     try:
         yield
     finally:
         Trainer.__init__, Trainer.fit = init, fit  # type: ignore[method-assign]
         for base, original in bases.items():
-            base.__init__ = original
+            setattr(base, "__init__", original)  # noqa: B010
 
 
 def _noting_arguments(original: Any) -> Any:
@@ -103,4 +102,5 @@ def maker_of(made: Any) -> Any:
     """The class of a captured object, with the arguments that it was made from; None for None."""
     if made is None:
         return None
-    return functools.partial(type(made), **vars(made).get(ARGUMENTS, {}))
+    kind: Any = type(made)
+    return functools.partial(kind, **vars(made).get(ARGUMENTS, {}))

@@ -1,6 +1,6 @@
 """Hyperparameter searches on Ray Tune: ``raylight.sweep``."""
 
+from raylight.sweeps.entry import resume, sweep
 from raylight.sweeps.result import SweepResult
-from raylight.sweeps.sweep import resume, sweep
 
 __all__ = ["SweepResult", "resume", "sweep"]
