@@ -159,7 +159,7 @@ def worker_processes() -> list[psutil.Process]:
     for process in psutil.Process().children(recursive=True):
         try:
             command = process.cmdline()  # empty for a process that is ending
-            if command and command[0].startswith("ray::WorkerActor"):
+            if command and command[0].startswith(("ray::WorkerActor", "ray::Trial")):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended meanwhile
             continue
