@@ -79,7 +79,10 @@ def _named(reference: str) -> Any:
     if module != "__main__":
         if problem := ImportPolicy().problem(f"{module}.{name}"):
             return NotKept(f"{reference} may not be imported: {problem}")
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            return NotKept(f"{reference} cannot be imported: {error}")
     found = _found(module, name)
     return NotKept(f"{name} is not defined in {module}") if found is None else found
 

@@ -33,7 +33,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def parse(text: str) -> Any:
-    """A distribution of Ray Tune's, or a constant. A word that is no literal stands for itself, as a string.
+    """A distribution of Ray Tune's, or a constant. What is neither a call nor a literal stands for itself, as a string.
 
     Raises:
         MisconfigurationException: It is neither.
@@ -43,7 +43,7 @@ def parse(text: str) -> Any:
     except (SyntaxError, ValueError):
         return text  # such as a path
     if not isinstance(tree, ast.Call):
-        return _literal(tree, text)
+        return _constant(tree, text)
     name = ast.unparse(tree.func)
     if name.removeprefix("tune.") not in FUNCTIONS:
         close = difflib.get_close_matches(name, FUNCTIONS, n=1)
@@ -55,6 +55,15 @@ def parse(text: str) -> Any:
         return FUNCTIONS[name.removeprefix("tune.")](*positional, **named)
     except (TypeError, ValueError) as error:
         raise MisconfigurationException(f"{text!r}: {error}") from error
+
+
+def _constant(tree: ast.expr, text: str) -> Any:
+    try:
+        return ast.literal_eval(tree)
+    except ValueError:
+        if any(isinstance(node, ast.Call) for node in ast.walk(tree)):
+            raise MisconfigurationException(f"{text!r} is neither a distribution nor a constant.") from None
+        return text  # such as a word, or a path
 
 
 def _literal(tree: ast.expr, text: str) -> Any:

@@ -17,7 +17,7 @@ Params = dict[str, Any]
 
 
 def draw(space: Params, num_samples: int, seed: int | None) -> list[Params]:
-    """All parameters of a random search: ``num_samples`` draws, each with every combination of grid_search values.
+    """All parameters of a random search: ``num_samples`` draws for every combination of grid_search values.
 
     Args:
         space: By name, distributions of Ray Tune's and constants.
