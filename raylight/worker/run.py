@@ -203,6 +203,7 @@ class Run:
     def start(self) -> None:
         """From the Job to a model that is ready to run. Collective."""
         self._take_over()
+        self._prepare_device()
         legacy.warn_of_old_hooks(self.model)
         self.recorder.start(self)
         self._prepare_data()
@@ -241,7 +242,6 @@ class Run:
             base = self.config.accumulate_grad_batches
             self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
         self.model._attach(self)
-        self._prepare_device()
         if self.source.datamodule is not None:
             self.source.datamodule.trainer = self.trainer
         listeners.lend_log(self.callbacks, self.model)

@@ -52,6 +52,18 @@ def test_searches(two_workers: Callable[..., pl.Trainer]) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_gradients_are_averaged_within_a_search_and_after_it(two_workers: Callable[..., pl.Trainer]) -> None:
+    class Gathering(Model):
+        def on_train_end(self) -> None:
+            self.seen = self.all_gather(self.layer.weight.detach()).tolist()
+
+    model = Gathering(batch_size=4)
+    finder = pl.callbacks.LearningRateFinder(num_training_steps=20, update_attr=False)
+    two_workers(callbacks=[finder], accumulate_grad_batches=2).fit(model)
+    assert finder.optimal_lr is not None
+    assert model.seen[0] == model.seen[1]  # each has other data
+
+
 @pytest.mark.filterwarnings("ignore:.*Lightning 1.x:DeprecationWarning")
 def test_outputs_of_the_workers_own_batches(two_workers: Callable[..., pl.Trainer]) -> None:
     class Old(Model):
