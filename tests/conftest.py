@@ -24,6 +24,7 @@ MAY_CHANGE = {
     "TORCHINDUCTOR_CACHE_DIR",  # torch's own doing
     "KMP_DUPLICATE_LIB_OK",  # scikit-learn's
     "KMP_INIT_AT_FORK",  # likewise
+    "RAY_CLIENT_MODE",  # Ray Tune's, where it is imported
     "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning's, where it looks for GPUs
 }
 """Variables whose change is documented, here or by others; put back after each test like all others."""

@@ -22,7 +22,29 @@ import raylight.utilities
 
 
 def test_package() -> None:
-    assert raylight.__all__ == ["Callback", "LightningDataModule", "LightningModule", "Trainer", "seed_everything"]
+    assert raylight.__all__ == [
+        "Callback",
+        "LightningDataModule",
+        "LightningModule",
+        "SweepResult",
+        "Trainer",
+        "seed_everything",
+        "sweep",
+    ]
+
+
+def test_sweep_takes_these_arguments() -> None:
+    assert list(inspect.signature(raylight.sweep).parameters) == [
+        "model", "space", "datamodule", "train_dataloaders", "val_dataloaders", "trainer", "metric", "mode",
+        "num_samples", "scheduler", "search", "workers_per_trial", "resources_per_worker", "max_concurrent",
+        "grace_period", "reduction_factor", "max_reports", "storage", "name", "seed", "resource_timeout", "verbose",
+    ]  # fmt: skip
+
+
+def test_ray_tune_is_imported_by_those_that_search() -> None:
+    program = "import sys, raylight; print('ray.tune' in sys.modules); raylight.sweep; print('ray.tune' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "True"]
 
 
 def test_callbacks() -> None:

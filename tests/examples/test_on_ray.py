@@ -36,3 +36,19 @@ def test_one_epoch_on_two_workers(
     assert 0 < float(value) < limit
     (checkpoint,) = re.findall(r"best checkpoint +(\S+)\n", ended.stdout)
     assert (tmp_path / checkpoint).is_file()
+
+
+@pytest.mark.ray
+def test_sweep(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    command = [sys.executable, str(ROOT / "examples" / "sweep_digits.py"), "--trials", "4", "--epochs", "3"]
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "4 of 4 trials over" in ended.stdout
+    (accuracy,) = re.findall(r"test accuracy +(\S+)\n", ended.stdout)
+    assert 0.8 < float(accuracy) <= 1.0
+    (checkpoint,) = re.findall(r"best checkpoint +(\S+)\n", ended.stdout)
+    assert (tmp_path / checkpoint).is_file()
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
