@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from raylight.callbacks.base import Callback
 from raylight.callbacks.checkpoint import Checkpoint
@@ -57,10 +54,6 @@ class SweepWork:
         if logger is not None and best.value is not None:
             logger.log_hyperparams(call.params, {self.metric: best.value})
             logger.finalize("success")
-        del trainer, built
-        gc.collect()  # model, trainer and run refer to each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _quiet(callbacks: list[Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from raylight.engine.failures import describe
 from raylight.engine.surroundings import Surroundings
 from raylight.tuner.gate import Gate
 from raylight.tuner.reporter import CHECKPOINT_NAME
+from raylight.utilities.memory import garbage_collection_cuda
 from raylight.utilities.rank_zero import package_log
 
 FAILURE = "raylight_failure"
@@ -58,6 +60,7 @@ class Trial(tune.Trainable):
         surroundings.adopt()
         self._work: Work = cloudpickle.loads(work)
         self._gate = Gate()
+        self._has_run = False
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -94,7 +97,16 @@ class Trial(tune.Trainable):
 
     def _run(self) -> None:
         self._surroundings.adopt_numbers()
-        self._work(self._call)
+        try:
+            self._work(self._call)
+        finally:
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        garbage_collection_cuda()  # model, trainer and run refer to each other
+        if not self._has_run:
+            gc.freeze()  # what was imported is there to stay, and takes a quarter of a second to look through
+            self._has_run = True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         _link(self._call.staging, os.path.join(checkpoint_dir, CHECKPOINT_NAME))

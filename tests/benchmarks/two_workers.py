@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,15 @@ BASELINE = "handwritten_ddp"
 SYSTEMS = (BASELINE, "lightning_ddp", "ray_train_lightning", "raylight_pool")
 FIGURES = ("cold_start_s", "steps_per_s", "second_call_s", "worker_mb", "script_s")
 TIME_LIMIT_S = 300
+ReadFigures = Callable[[list[dict[str, Any]], float], dict[str, float]]
 
 
 class ProgramFailed(Exception):
     """A system's program ended badly or took longer than ``TIME_LIMIT_S``; carries the end of its output."""
 
 
-def run_system(system: str) -> dict[str, float]:
-    """Run one program to its end and read the figures off its stamps."""
+def run_system(system: str, read: ReadFigures) -> dict[str, float]:
+    """Run one program to its end and read the figures off its stamps, given the time at which it was started."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as root:
         stamps = Path(root, "stamps.jsonl")
         environment = {
@@ -73,7 +74,7 @@ def run_system(system: str) -> dict[str, float]:
         if code != 0:
             raise ProgramFailed(f"{system} ended with code {code}:\n{output.read_text()[-3000:]}")
         events = [json.loads(line) for line in stamps.read_text().splitlines()]
-        return {**read_figures(events, start), "script_s": end - start}
+        return {**read(events, start), "script_s": end - start}
 
 
 def wait(program: subprocess.Popen[bytes]) -> int:
@@ -114,7 +115,7 @@ def measure(systems: Iterable[str], num_rounds: int) -> dict[str, list[dict[str,
     for number in range(1, num_rounds + 1):
         for system, own in rounds.items():
             try:
-                figures = run_system(system)
+                figures = run_system(system, read_figures)
             except ProgramFailed as error:
                 print(error, file=sys.stderr)
                 continue
@@ -123,22 +124,24 @@ def measure(systems: Iterable[str], num_rounds: int) -> dict[str, list[dict[str,
     return rounds
 
 
-def summarize(rounds: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+def summarize(rounds: dict[str, list[dict[str, float]]], names: Sequence[str] = FIGURES) -> dict[str, dict[str, float]]:
     """Medians over the rounds, of the systems that have any."""
     return {
-        system: {name: statistics.median(figures[name] for figures in own) for name in FIGURES}
+        system: {name: statistics.median(figures[name] for figures in own) for name in names}
         for system, own in rounds.items()
         if own
     }
 
 
-def print_table(summary: dict[str, dict[str, float]]) -> None:
-    """Each figure, and in brackets what it is to the hand-written program's."""
-    baseline = summary.get(BASELINE)
-    print(f"{'':<20}", *(f"{name:>20}" for name in FIGURES))
+def print_table(
+    summary: dict[str, dict[str, float]], baseline_name: str = BASELINE, names: Sequence[str] = FIGURES
+) -> None:
+    """Each figure, and in brackets what it is to the baseline's."""
+    baseline = summary.get(baseline_name)
+    print(f"{'':<20}", *(f"{name:>20}" for name in names))
     for system, figures in summary.items():
         cells = []
-        for name in FIGURES:
+        for name in names:
             ratio = f" ({figures[name] / baseline[name]:.2f}x)" if baseline else ""
             cells.append(f"{figures[name]:.2f}{ratio}".rjust(20))
         print(f"{system:<20}", *cells)
