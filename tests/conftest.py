@@ -103,6 +103,23 @@ def ray_cluster(wait_until: Wait) -> Iterator[str]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def send_by_value() -> Iterator[Callable[..., None]]:
+    """``send_by_value(*modules)``: their classes travel as those of a script; Ray's processes cannot import tests."""
+    from ray import cloudpickle
+
+    sent: list[ModuleType] = []
+
+    def send(*modules: ModuleType) -> None:
+        for module in modules:
+            cloudpickle.register_pickle_by_value(module)
+            sent.append(module)
+
+    yield send
+    for module in sent:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
 class Example:
     """A script of ``examples/``, for one of the two libraries, run in this process on one worker.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from raylight.callbacks.base import Callback
+from raylight.utilities import plotting
 from raylight.utilities.exceptions import MisconfigurationException, TunerExit
 from raylight.utilities.parsing import lightning_hasattr, lightning_setattr
 from raylight.utilities.rank_zero import log, rank_zero_info, rank_zero_warn
@@ -87,13 +88,7 @@ class LRFinder:
             show: Open a window.
             ax: Axes to draw into; None makes a figure.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ModuleNotFoundError as error:
-            raise MisconfigurationException(
-                "To use the `plot` method, you must have Matplotlib installed: pip install -U matplotlib"
-            ) from error
-        figure, axes = plt.subplots() if ax is None else (ax.figure, ax)
+        figure, axes = plotting.figure_and_axes(ax)
         axes.plot(self.results["lr"], self.results["loss"])
         if self.mode == "exponential":
             axes.set_xscale("log")
@@ -102,7 +97,7 @@ class LRFinder:
         if suggest and (rate := self.suggestion()) is not None and self._optimal_idx is not None:
             axes.plot(rate, self.results["loss"][self._optimal_idx], markersize=10, marker="o", color="red")
         if show:
-            plt.show()
+            plotting.show()
         return figure
 
 

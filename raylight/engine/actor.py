@@ -232,7 +232,10 @@ def _with_content(report: Report) -> Report:
     """A report whose file the driver need not be able to reach."""
     if report.checkpoint is None:
         return report
-    return dataclasses.replace(report, content=Path(report.checkpoint).read_bytes())
+    file = Path(report.checkpoint)
+    content = file.read_bytes()
+    file.unlink()
+    return dataclasses.replace(report, content=content)
 
 
 def _end_loader_processes(run: Run) -> None:

@@ -90,6 +90,13 @@ def wait_for_room(group: Any, placement: Placement, seconds: float) -> None:
         log.warning("Waiting for resources: %s", _explain(placement, None))
 
 
+def inside_trial() -> bool:
+    """Whether this process is a trial of Ray Tune, or another actor that lives in a placement group."""
+    import ray
+
+    return ray.is_initialized() and ray.util.get_current_placement_group() is not None
+
+
 def bundles_of_trial(group: Any, placement: Placement) -> list[int]:
     """Runs in a trial of Ray Tune: which bundles of its placement group the workers take.
 

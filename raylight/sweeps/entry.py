@@ -33,6 +33,14 @@ FOLDER = "raylight_sweeps"
 RANDOM = "random"
 RECIPE = ("model", "datamodule", "train_dataloaders", "val_dataloaders", "trainer")
 
+DEFAULTS = {"grace_period": 1, "reduction_factor": 3, "max_reports": None}
+HEEDED = {
+    "asha": ("grace_period", "reduction_factor"),
+    "pbt": ("grace_period",),
+    "hyperband": ("reduction_factor", "max_reports"),
+}
+"""Which of these each scheduler goes by."""
+
 
 @dataclass(kw_only=True)
 class _Asked:
@@ -113,8 +121,8 @@ def sweep(
         workers_per_trial: Workers that train one model together.
         resources_per_worker: Ray resources of one worker; None: as a Trainer's.
         max_concurrent: Trials at a time; None: as many as there is room for.
-        grace_period: Reports before which no trial is ended; with "pbt", between two changes.
-        reduction_factor: Of so many trials that reach a rung one goes on.
+        grace_period: For "asha", reports before which no trial is ended; for "pbt", between two changes.
+        reduction_factor: For "asha" and "hyperband": of so many trials that reach a rung one goes on.
         max_reports: Reports of a full trial, for "hyperband"; None: one per epoch of ``max_epochs``.
         storage: Folder, or URI, of all sweeps; None: "raylight_sweeps".
         name: Of this one's folder in it; None: one by date and time.
@@ -152,8 +160,7 @@ def sweep(
         verbose=verbose,
     )  # fmt: skip
     targets = _verify(asked)
-    root = os.path.abspath(FOLDER) if storage is None else os.fspath(storage)
-    root = os.path.abspath(os.path.expanduser(root)) if files.is_local(root) else root
+    root = _root(FOLDER if storage is None else os.fspath(storage))
     folder = files.join(root, _free_name(root, name))
     encoded = {field.name: encode(getattr(asked, field.name)) for field in fields(_Asked)}
     record = SweepRecord(folder, metric, mode, encoded)
@@ -192,6 +199,9 @@ def resume(path: str | os.PathLike[str], **given: Any) -> SweepResult:
     if problems:
         raise MisconfigurationException(f"To resume {folder!r}, {'; '.join(problems)}.")
     asked = _Asked(**arguments)
+    for trial in record.trials.values():
+        if trial.status not in OVER:
+            trial.rewind()
     return _run(asked, _verify(asked), record)
 
 
@@ -224,11 +234,11 @@ def _run(asked: _Asked, targets: Targets, record: SweepRecord) -> SweepResult:
     )
     study.prepare()
     record.save()
-    try:
-        with display:
+    with display:
+        try:
             interrupted = study.run()
-    finally:
-        recorder.interrupted()
+        finally:
+            recorder.close()
     if recorder.errors and not any(trial.reports for trial in record.trials.values()):
         raise recorder.errors[0]
     return SweepResult(record, asked.recipe, targets, interrupted)
@@ -313,6 +323,7 @@ def _verify(asked: _Asked) -> Targets:
         problems.append(f"max_concurrent={asked.max_concurrent!r} must be >= 1.")
     if not asked.reduction_factor > 1:
         problems.append(f"reduction_factor={asked.reduction_factor!r} must be > 1.")
+    problems += _without_effect(asked)
     for flag in sorted(SETTLED.keys() & asked.trainer.keys()):
         problems.append(f"trainer={{{flag!r}: ...}}: a sweep sets {flag} itself, by {SETTLED[flag]}=.")
     if problems:
@@ -321,6 +332,18 @@ def _verify(asked: _Asked) -> Targets:
     _verify_flags(asked, targets)
     _verify_portable(asked)
     return targets
+
+
+def _without_effect(asked: _Asked) -> list[str]:
+    """Arguments that this scheduler, or this search, does not heed."""
+    heeded = HEEDED.get(asked.scheduler, ()) if isinstance(asked.scheduler, str) else ()
+    ignored = [name for name in DEFAULTS if name not in heeded and getattr(asked, name) != DEFAULTS[name]]
+    problems = [
+        f"{name}={getattr(asked, name)!r} has no effect with scheduler={asked.scheduler!r}." for name in ignored
+    ]
+    if asked.seed is not None and not isinstance(asked.search, str):
+        problems.append("seed has no effect on a Searcher of Ray Tune's: give it one of its own.")
+    return problems
 
 
 def _verify_flags(asked: _Asked, targets: Targets) -> None:
@@ -343,6 +366,13 @@ def _resources(asked: _Asked) -> TrialResources:
     flags = {name: value for name, value in asked.trainer.items() if name not in ("callbacks", "logger")}
     flags.update(num_workers=asked.workers_per_trial, resources_per_worker=asked.resources_per_worker, launcher="ray")
     return trial_resources(TrainerConfig.from_flags(**legacy.modernize(flags)))
+
+
+def _root(storage: str) -> str:
+    if not files.is_local(storage):
+        return storage
+    local = files.parent(files.join(storage, "sweep"))  # of a file:// URI, too
+    return os.path.abspath(os.path.expanduser(local))
 
 
 def _free_name(root: str, name: str | None) -> str:

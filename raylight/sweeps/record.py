@@ -71,6 +71,10 @@ class TrialRecord:
         """The metric at the best report with a checkpoint."""
         return self.reports[self.best.report][metric] if self.best is not None else None
 
+    def rewind(self) -> None:
+        """The trial goes on from its last checkpoint: forget what it reported after that, as it will again."""
+        del self.reports[0 if self.last is None else self.last.report + 1 :]
+
     def tell_of_checkpoint(self, path: str, metric: str, mode: str) -> None:
         """The newest report has a checkpoint; of equally good ones the later is the best, as with Ray Tune."""
         self.last = Point(len(self.reports) - 1, path, dict(self.params))
@@ -218,7 +222,8 @@ class Recorder:
         record = self.trial_of(trial)
         if record.status == FAILED:
             return
-        record.status = STOPPED if record.name in self._stopped_early else FINISHED
+        by_itself = trial.last_result.get("done") and record.name not in self._stopped_early
+        record.status = FINISHED if by_itself else STOPPED
         self._save(record)
 
     def error(self, trial: Any) -> None:
@@ -231,12 +236,20 @@ class Recorder:
         record.error = f"{type(error).__name__}: {error}".partition("\n")[0]
         self._save(record)
 
-    def interrupted(self) -> None:
-        """All is over: what still runs or waits does so no longer."""
+    def close(self) -> None:
+        """All is over: what still runs does so no longer, and checkpoints that nobody needs any more go."""
         for record in self._record.trials.values():
             if record.status == RUNNING:
                 record.status = INTERRUPTED
                 self._save(record)
+            folder = storage.join(self._record.folder, record.name)
+            kept = {
+                storage.parent(self._record.path(point)) for point in (record.best, record.last) if point is not None
+            }
+            names = [name for name in storage.list_dir(folder) if name.startswith("checkpoint_")]
+            for path in [storage.join(folder, name) for name in names]:
+                if path not in kept:
+                    storage.delete(path)
 
     def _save(self, record: TrialRecord) -> None:
         self._record.save_trial(record)

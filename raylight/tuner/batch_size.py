@@ -26,19 +26,6 @@ if TYPE_CHECKING:
 SIZE, FITS, SAMPLES, RATE = "batch_size", "fits", "samples", "samples_per_second"
 MORE_TRIALS = 64
 """Beside ``max_trials``, for sizes that a margin or an effective batch asks for."""
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "profiler": None,
-    "max_time": None,
-    "stochastic_weight_avg": False,
-    "auto_scale_batch_size": False,
-    "auto_lr_find": False,
-    "resume_from_checkpoint": None,
-}
-"""Flags of a trial's Trainer: it does nothing but try."""
 
 
 @dataclass

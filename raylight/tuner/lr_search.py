@@ -15,8 +15,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from raylight.callbacks.base import Callback
 from raylight.callbacks.lr_finder import UNLIMITED
 from raylight.config.messages import DataSource, Report
-from raylight.tuner.batch_size import QUIET
-from raylight.tuner.study import Study, TrialResources, failure_in
+from raylight.tuner.study import Study, TrialResources, failure_in, quiet_flags
+from raylight.utilities import plotting
 from raylight.utilities.exceptions import MisconfigurationException, TunerExit
 
 if TYPE_CHECKING:
@@ -68,11 +68,7 @@ class LRSearch:
             show: Open a window.
             ax: Axes to draw into; None makes a figure.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ModuleNotFoundError as error:
-            raise MisconfigurationException("plot() needs matplotlib: pip install matplotlib") from error
-        figure, axes = plt.subplots() if ax is None else (ax.figure, ax)
+        figure, axes = plotting.figure_and_axes(ax)
         results = self.results
         longest = max(results["steps"], default=0.0)
         for rate, steps, loss in zip(results["lr"], results["steps"], results["loss"], strict=True):
@@ -84,7 +80,7 @@ class LRSearch:
             best = self.suggestion()
             axes.plot(best, results["loss"][self.rates.index(best)], markersize=10, marker="o", color="red")
         if show:
-            plt.show()
+            plotting.show()
         return figure
 
 
@@ -192,8 +188,7 @@ def search_rates(
         Whatever the user's code raises.
     """
     rungs = rungs_of(num_training, reduction_factor)
-    limits = {**UNLIMITED, "max_steps": num_training}
-    flags = {**trainer.config.given(), **resources.flags, **QUIET, **limits}
+    flags = {**quiet_flags(trainer.config, resources), **UNLIMITED, "max_steps": num_training}
     listener = _Listener()
     folder = tempfile.mkdtemp(prefix="raylight-lr-search-")
     try:

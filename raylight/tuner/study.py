@@ -35,6 +35,19 @@ ENVIRONMENT = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",  # a trial that is in the middle of an epoch when all is to stop
 }
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "profiler": None,
+    "max_time": None,
+    "stochastic_weight_avg": False,
+    "auto_scale_batch_size": False,
+    "auto_lr_find": False,
+    "resume_from_checkpoint": None,
+}
+"""Whatever the Trainer that searches has."""
 POLL_SECONDS = 0.5
 
 
@@ -63,9 +76,6 @@ class TrialResources:
             "resources_per_worker": None if alone else self.per_worker,
         }
 
-    def total(self, name: str) -> float:
-        return self.num_workers * self.per_worker.get(name, 0.0)
-
 
 def trial_resources(config: TrainerConfig) -> TrialResources:
     """What one trial of such a Trainer occupies; joins or starts the cluster."""
@@ -73,6 +83,11 @@ def trial_resources(config: TrainerConfig) -> TrialResources:
     cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
     placement = place(config, cluster.gpu_count())
     return TrialResources(num_workers=placement.num_workers, per_worker=placement.resources)
+
+
+def quiet_flags(config: TrainerConfig, resources: TrialResources) -> dict[str, Any]:
+    """Flags of a Trainer like the one with this ``config``, for a trial that does nothing but try."""
+    return {**config.given(), **resources.flags, **QUIET}
 
 
 @dataclass(kw_only=True)
@@ -197,9 +212,7 @@ def lost(trial: Any) -> WorkerError:
 
 def concurrency(resources: TrialResources) -> int:
     """Trials that the cluster has room for at a time, at least one."""
-    total = ray.cluster_resources()
-    rooms = [int(total.get(name, 0) // need) for name in resources.per_worker if (need := resources.total(name)) > 0]
-    return max(1, min(rooms, default=1))
+    return max(1, _room(resources) // resources.num_workers)
 
 
 def verify_room(resources: TrialResources, seconds: float) -> None:
@@ -209,24 +222,27 @@ def verify_room(resources: TrialResources, seconds: float) -> None:
         ResourceError: It was not within ``seconds``.
     """
     deadline = time.monotonic() + seconds
-    while lacking := _lacking(resources):
+    while (room := _room(resources)) < resources.num_workers:
         if time.monotonic() >= deadline:
+            needs = ", ".join(f"{amount:g} {name}" for name, amount in resources.per_worker.items())
+            total = ray.cluster_resources()
+            has = ", ".join(f"{total.get(name, 0):g} {name}" for name in resources.per_worker)
             waited = f" Waited {seconds:g} s (resource_timeout)." if seconds else ""
             raise ResourceError(
-                f"A trial of {resources.num_workers} workers needs {', '.join(lacking)}.{waited} Use fewer "
-                "workers_per_trial, or less resources_per_worker; where nodes are still to come, give resource_timeout="
-                "SECONDS to wait for them."
+                f"A trial needs {resources.num_workers} workers with {needs} each, but the cluster's nodes, with {has} "
+                f"in all, have room for {room}.{waited} Use fewer workers_per_trial, or less resources_per_worker; "
+                "where nodes are still to come, give resource_timeout=SECONDS to wait for them."
             )
         time.sleep(min(POLL_SECONDS, seconds))
 
 
-def _lacking(resources: TrialResources) -> list[str]:
-    total = ray.cluster_resources()
-    return [
-        f"{resources.total(name):g} {name} but the cluster has {total.get(name, 0):g} in all"
-        for name in resources.per_worker
-        if total.get(name, 0) < resources.total(name)
-    ]
+def _room(resources: TrialResources) -> int:
+    """Workers that all nodes together could hold if they were free."""
+    needs = {name: amount for name, amount in resources.per_worker.items() if amount > 0}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not needs:
+        return resources.num_workers
+    return sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class Trial(tune.Trainable):
         surroundings.adopt()
         self._work: Work = cloudpickle.loads(work)
         self._gate = Gate()
-        self._has_run = False
+        self._is_first = True
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -97,16 +97,7 @@ class Trial(tune.Trainable):
 
     def _run(self) -> None:
         self._surroundings.adopt_numbers()
-        try:
-            self._work(self._call)
-        finally:
-            self._clean_up()
-
-    def _clean_up(self) -> None:
-        garbage_collection_cuda()  # model, trainer and run refer to each other
-        if not self._has_run:
-            gc.freeze()  # what was imported is there to stay, and takes a quarter of a second to look through
-            self._has_run = True
+        self._work(self._call)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         _link(self._call.staging, os.path.join(checkpoint_dir, CHECKPOINT_NAME))
@@ -121,10 +112,15 @@ class Trial(tune.Trainable):
         pool.shutdown()
 
     def _end(self) -> None:
+        """The trial is over, and so is all that belongs to it."""
         self._gate.end()
         for path in (self._call.staging, self._call.source):
             if path is not None:
                 Path(path).unlink(missing_ok=True)
+        garbage_collection_cuda()  # model, trainer and run refer to each other
+        if self._is_first:
+            gc.freeze()  # what was imported is there to stay, and takes a quarter of a second to look through
+            self._is_first = False
 
 
 def _spoils_process(error: BaseException) -> bool:

@@ -224,10 +224,14 @@ def _source(method: str, train: Any, val: Any, dataloaders: Any, datamodule: Any
 def search_beforehand(trainer: Any, method: str, model: LightningModule, data: DataSource) -> None:
     """Runs on the driver, before a call that goes to Ray: what its BatchSizeFinder would do at its beginning.
 
-    In trials of their own it can be seen that a size has killed its process; in the call's own workers it cannot.
+    In trials of their own it can be seen that a size has killed its process; in the call's own workers it cannot. A
+    call that is itself part of a trial has no resources for others.
     """
+    from raylight.engine import cluster
+
     for finder in [each for each in trainer.callbacks if isinstance(each, BatchSizeFinder)]:
-        finder.is_settled = wants_ray(trainer.config) and finder.searches_first and not trainer.fast_dev_run
+        apart = wants_ray(trainer.config) and finder.searches_first and not trainer.fast_dev_run
+        finder.is_settled = apart and not cluster.inside_trial()
         if finder.is_settled:
             _search_apart(trainer, finder, str(method), model, data)
 
@@ -235,8 +239,8 @@ def search_beforehand(trainer: Any, method: str, model: LightningModule, data: D
 def _search_apart(trainer: Any, finder: BatchSizeFinder, method: str, model: LightningModule, data: DataSource) -> None:
     """Search in trials of Ray Tune, and set what is found."""
     from raylight.engine.portable import verify_portable
-    from raylight.tuner.batch_size import QUIET, SizeWork, search_on_tune
-    from raylight.tuner.study import trial_resources
+    from raylight.tuner.batch_size import SizeWork, search_on_tune
+    from raylight.tuner.study import quiet_flags, trial_resources
 
     with trainer.only_with(finder):
         trainer.attach(model, data)
@@ -244,7 +248,7 @@ def _search_apart(trainer: Any, finder: BatchSizeFinder, method: str, model: Lig
     finder.verify(model, loaders is not None)
     verify_portable(model, data, [])
     resources = trial_resources(trainer.config)
-    flags = {**trainer.config.given(), **resources.flags, **QUIET}
+    flags = quiet_flags(trainer.config, resources)
     name, steps = finder.batch_arg_name, finder.steps_per_trial
     work = SizeWork(type(trainer), flags, model, data, method, name, steps)
     size = search_on_tune(trainer, finder, work, resources)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray import cloudpickle
 
 import raylight as pl
 
@@ -18,14 +17,8 @@ import small_models  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
-def _by_value(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Send the tests' classes to the workers as those of a script: they cannot import them."""
-    modules = (request.module, small_models)
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    yield
-    for module in modules:
-        cloudpickle.unregister_pickle_by_value(module)
+def _by_value(request: pytest.FixtureRequest, send_by_value: Callable[..., None]) -> None:
+    send_by_value(request.module, small_models)
 
 
 @pytest.fixture(autouse=True)

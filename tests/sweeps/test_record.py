@@ -58,6 +58,16 @@ def test_files_hold_everything(tmp_path: Path) -> None:
     assert (loaded.metric, loaded.mode, loaded.folder) == ("loss", "min", str(tmp_path))
 
 
+def test_a_trial_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    record = filled(tmp_path)
+    first, new = record.trials["trial_0000"], record.add({"lr": 1.0})
+    for trial in (first, new):
+        trial.reports.append({"loss": 0.1, "epoch": 3, "step": 40, "reports": 4})  # its checkpoint never came to be
+        trial.rewind()
+    assert [report["loss"] for report in first.reports] == [3.0, 1.0, 2.0]
+    assert new.reports == []
+
+
 def test_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not the folder of a sweep"):
         SweepRecord.load(str(tmp_path))

@@ -180,8 +180,10 @@ def test_a_metric_of_training_is_reported_at_the_end_of_its_epoch(tiny_sweep: Sw
 
 
 def test_more_workers_than_the_cluster_has(tiny_sweep: Sweep) -> None:
-    with pytest.raises(ResourceError, match=r"3 workers needs 3 CPU but the cluster has 2 in all"):
+    with pytest.raises(ResourceError, match=r"3 workers with 1 CPU each, but .* with 2 CPU in all, have room for 2"):
         tiny_sweep({"lr": tune.uniform(0, 1)}, workers_per_trial=3)
+    with pytest.raises(ResourceError, match=r"1 workers with 3 CPU each, .* have room for 0"):
+        tiny_sweep({"lr": tune.uniform(0, 1)}, resources_per_worker={"CPU": 3})
     assert not Path("raylight_sweeps").exists()
 
 
@@ -201,6 +203,8 @@ def test_bad_input(tiny_sweep: Sweep) -> None:
     refuses(MisconfigurationException, "scheduler='ashe' must be one of 'asha', 'pbt'", scheduler="ashe")
     refuses(MisconfigurationException, "search='grid' must be \"random\"", search="grid")
     refuses(MisconfigurationException, "pauses trials to compare", scheduler="pbt", max_concurrent=1)
+    refuses(MisconfigurationException, "grace_period=2 has no effect with scheduler=None", grace_period=2)
+    refuses(MisconfigurationException, "reduction_factor=2 has no effect", scheduler="pbt", reduction_factor=2)
     refuses(TypeError, r"model=3 must be a LightningModule, its class, or a function", model=3)
     refuses(MisconfigurationException, "give its class, not an object", {"model.lr": 1}, model=tiny.Line())
     lock = __import__("threading").Lock()
@@ -218,6 +222,18 @@ def test_state_is_json_and_over_is_over(tiny_sweep: Sweep, monkeypatch: pytest.M
     again = pl.sweep.resume(result.path, model=tiny.Line, datamodule=tiny.Points)
     assert again.best_params == result.best_params
     assert torch.equal(again.best_model().layer.weight, result.best_model().layer.weight)
+
+
+def test_a_search_for_a_batch_size_within_a_trial(tiny_sweep: Sweep, tmp_path: Path) -> None:
+    result = tiny_sweep(
+        {"lr": 0.1},
+        num_samples=1,
+        workers_per_trial=2,
+        storage=f"file://{tmp_path}/elsewhere",
+        trainer={**tiny.FLAGS, "max_epochs": 1, "callbacks": [pl.callbacks.BatchSizeFinder(max_val=4)]},
+    )
+    assert result.path.startswith(str(tmp_path / "elsewhere"))
+    assert result.trials[0].reports[-1]["step"] == 32 / 2 / 4  # no trials within the trial: its workers have tried
 
 
 def test_tensorboard_has_a_page_of_hyperparameters(tiny_sweep: Sweep) -> None:

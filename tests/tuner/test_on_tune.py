@@ -18,12 +18,17 @@ from raylight.callbacks import BatchSizeFinder
 from raylight.tuner import Tuner
 from raylight.utilities.exceptions import MisconfigurationException
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("by_value", "ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 SAMPLES = 128
 MIB = 2**20
 PER_SAMPLE = 64 * MIB
 MEMORY = 1000 * MIB
 FITTING = MEMORY // PER_SAMPLE
+
+
+@pytest.fixture(autouse=True)
+def _by_value(request: pytest.FixtureRequest, send_by_value: Callable[..., None]) -> None:
+    send_by_value(request.module)
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +130,21 @@ def test_the_users_exception_ends_the_search() -> None:
 
     with pytest.raises(ZeroDivisionError, match="not for want of memory"):
         Tuner(trainer(1)).scale_batch_size(Broken())
+
+
+def test_a_trial_of_the_users_own_without_room_for_workers(tmp_path: Path) -> None:
+    from ray import tune
+
+    def train(config: Any) -> None:
+        trainer(2).fit(Model())
+
+    space = tune.RunConfig(storage_path=str(tmp_path), verbose=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+        patch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+        (result,) = tune.Tuner(train, run_config=space).fit()
+    assert "2 workers with {'CPU': 1.0} each are asked for in a trial whose placement group has 0" in str(result.error)
+    assert "PlacementGroupFactory([{}] + [{'CPU': 1.0}] * 2)" in str(result.error)
 
 
 def test_rates_side_by_side(nothing_held: Callable[[], None], tmp_path: Path) -> None:
