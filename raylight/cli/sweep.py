@@ -40,13 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     own, scripts = _split(arguments)
     parser = _parser()
     options = parser.parse_args(own)
-    aliases.install()
     try:
         space = dict(_assignment(text) for text in options.set)
     except MisconfigurationException as error:
         parser.error(str(error))
     if not space and options.resume is None:
         parser.error("give at least one --set NAME=DISTRIBUTION")
+    aliases.install()
     try:
         call = _captured(options.script, scripts)
     except OSError as error:

@@ -80,7 +80,7 @@ class Tuner:
             effective = finder.effective_batch(trainer, model, data.train)
         self._run(finder, model, method, train_dataloaders, val_dataloaders, dataloaders, datamodule)
         if effective is not None and finder.optimal_batch_size is not None:
-            trainer.accumulate_grad_batches = effective // finder.optimal_batch_size
+            _accumulate(trainer, effective // finder.optimal_batch_size)
         return finder.optimal_batch_size
 
     def lr_find(
@@ -221,6 +221,12 @@ def _source(method: str, train: Any, val: Any, dataloaders: Any, datamodule: Any
     return DataSource(**{"val" if method == "validate" else method: dataloaders}, datamodule=datamodule)
 
 
+def _accumulate(trainer: Any, batches: int) -> None:
+    """From the next run on, be it one that is about to begin."""
+    trainer.accumulate_grad_batches = batches
+    trainer.change_flags(accumulate_grad_batches=batches)
+
+
 def search_beforehand(trainer: Any, method: str, model: LightningModule, data: DataSource) -> None:
     """Runs on the driver, before a call that goes to Ray: what its BatchSizeFinder would do at its beginning.
 
@@ -244,8 +250,8 @@ def _search_apart(trainer: Any, finder: BatchSizeFinder, method: str, model: Lig
 
     with trainer.only_with(finder):
         trainer.attach(model, data)
-    loaders = data.train if method == "fit" else data.val or data.test or data.predict
-    finder.verify(model, loaders is not None)
+    given = (data.train,) if method == "fit" else (data.val, data.test, data.predict)
+    finder.verify(model, any(loaders is not None for loaders in given))
     verify_portable(model, data, [])
     resources = trial_resources(trainer.config)
     flags = quiet_flags(trainer.config, resources)
@@ -257,7 +263,7 @@ def _search_apart(trainer: Any, finder: BatchSizeFinder, method: str, model: Lig
     if lightning_hasattr(model, name):
         lightning_setattr(model, name, size)
     if effective is not None:
-        trainer.accumulate_grad_batches = effective // size
+        _accumulate(trainer, effective // size)
     rank_zero_info(f"Finished batch size finder, will continue with full run using batch size {size}")
 
 

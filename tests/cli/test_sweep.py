@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raylight.cli.main import main
 from raylight.engine import pool
 
 from .conftest import PROGRAMS, RAYLIGHT, Python
@@ -52,18 +53,30 @@ def test_a_script_for_lightning(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([SCRIPT], "give at least one --set NAME=DISTRIBUTION"),
-        ([SCRIPT, "--set", "model.lr"], "must be NAME=DISTRIBUTION"),
-        ([SCRIPT, "--set", "lr=logunifor(1,2)"], "did you mean loguniform?"),
-        ([SCRIPT, "--set", "lr=choice(open('x'))"], "is no literal"),
+        ([], "give at least one --set NAME=DISTRIBUTION"),
+        (["--set", "model.lr"], "must be NAME=DISTRIBUTION"),
+        (["--set", "lr=logunifor(1,2)"], "did you mean loguniform?"),
+        (["--set", "lr=choice(open('x'))"], "is no literal"),
+        (["--set", "lr=uniform(0,1)", "--mode", "least"], "invalid choice: 'least'"),
+    ],
+)
+def test_bad_options(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "script.py", *arguments])
+    assert stop.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
         ([SCRIPT, "--set", "model.rate=uniform(0,1)"], "the model takes no argument 'rate'; it takes lr, scale"),
-        ([SCRIPT, "--set", "lr=uniform(0,1)", "--mode", "least"], "invalid choice: 'least'"),
         ([SCRIPT, "--resume", "nowhere"], "is not the folder of a sweep"),
         (["nowhere.py", "--set", "lr=uniform(0,1)"], "can't open file 'nowhere.py'"),
         ([str(PROGRAMS / "ray_helper.py"), "--set", "lr=uniform(0,1)"], "ended without a call of Trainer.fit"),
     ],
 )
-def test_bad_input(raylight_sweep: Sweep, arguments: list[str], complaint: str) -> None:
+def test_bad_scripts(raylight_sweep: Sweep, arguments: list[str], complaint: str) -> None:
     status, _, complained = raylight_sweep(*arguments)
     assert status == 2
     assert complaint in complained

@@ -33,7 +33,7 @@ def tiny_sweep(ray_cluster: str) -> Callable[..., pl.SweepResult]:
     def run(space: dict[str, Any], **arguments: Any) -> pl.SweepResult:
         defaults: dict[str, Any] = {
             "model": tiny.Line, "datamodule": tiny.Points, "trainer": {"max_epochs": 2, **tiny.FLAGS}, "verbose": False,
-            "scheduler": None, "seed": 0,
+            "scheduler": None, "seed": 0, "max_concurrent": 1,
         }  # fmt: skip
         return pl.sweep(**{**defaults, "space": space, **arguments})
 

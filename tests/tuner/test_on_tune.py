@@ -102,8 +102,8 @@ def test_the_true_largest_size(
 
 
 def test_a_callback_searches_before_the_workers_start() -> None:
-    model, finder = Killed(), BatchSizeFinder(init_val=4, keep_effective_batch=True)
-    used = trainer(2, callbacks=[finder], accumulate_grad_batches=4)
+    model, finder = Killed(batch_size=2), BatchSizeFinder(init_val=4, keep_effective_batch=True)
+    used = trainer(2, callbacks=[finder], accumulate_grad_batches=16)
     used.fit(model)  # the effective batch is 32
     assert (finder.optimal_batch_size, used.accumulate_grad_batches) == (8, 4)
     assert used.global_step == SAMPLES / 2 / 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,32 @@ def test_only_sizes_that_were_run_are_returned() -> None:
     model = Model()
     assert Tuner(trainer()).scale_batch_size(model, init_val=4, max_trials=2) == 8
     assert max(model.tried) == 8
+
+
+def test_the_effective_batch_is_kept() -> None:
+    model, used = Model(batch_size=4, memory=20), trainer(accumulate_grad_batches=12)
+    found = Tuner(used).scale_batch_size(model, mode="binsearch", margin=0.0, keep_effective_batch=True)
+    assert (found, model.hparams["batch_size"], used.accumulate_grad_batches) == (16, 16, 3)
+    used.fit(model)
+    assert used.global_step == 2  # 64 samples, 48 of them and the rest
+
+    finder = BatchSizeFinder(keep_effective_batch=True)
+    used = trainer(callbacks=[finder], accumulate_grad_batches=8)
+    used.fit(Model(batch_size=4, memory=20))
+    assert (finder.optimal_batch_size, used.global_step) == (16, 2)
+    with pytest.raises(MisconfigurationException, match="needs one batch size and one accumulate_grad_batches"):
+        Tuner(trainer(accumulate_grad_batches={0: 1, 2: 2})).scale_batch_size(Model(), keep_effective_batch=True)
+
+
+def test_the_fastest_size() -> None:
+    class Slow(Model):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            time.sleep(0.002 * abs(len(batch) - 8))
+            return super().training_step(batch, batch_idx)
+
+    model = Slow()
+    assert Tuner(trainer()).scale_batch_size(model, mode="throughput", steps_per_trial=4, max_val=32) == 8
+    assert max(model.tried) == 32
 
 
 def test_other_errors_are_not_swallowed() -> None:
