@@ -20,7 +20,7 @@ from raylight.engine.portable import verify_portable
 from raylight.sweeps.encoding import decode, encode, missing_in
 from raylight.sweeps.expressions import is_searched
 from raylight.sweeps.recipe import SETTLED, Recipe, Targets, verify_maker
-from raylight.sweeps.record import OVER, Recorder, SweepRecord, TrialRecord
+from raylight.sweeps.record import FAILED, OVER, Recorder, SweepRecord, TrialRecord
 from raylight.sweeps.report import SweepDisplay
 from raylight.sweeps.result import SweepResult
 from raylight.sweeps.schedulers import Rules, checkpoint_config, make_scheduler, pauses, replay
@@ -160,10 +160,9 @@ def sweep(
         verbose=verbose,
     )  # fmt: skip
     targets = _verify(asked)
-    root = _root(FOLDER if storage is None else os.fspath(storage))
+    root = _absolute(FOLDER if storage is None else os.fspath(storage))
     folder = files.join(root, _free_name(root, name))
-    encoded = {field.name: encode(getattr(asked, field.name)) for field in fields(_Asked)}
-    record = SweepRecord(folder, metric, mode, encoded)
+    record = SweepRecord(folder, metric, mode, _encoded(asked))
     if search == RANDOM:
         for params in draw(asked.space, num_samples, seed):
             record.add(params)
@@ -179,17 +178,19 @@ def resume(path: str | os.PathLike[str], **given: Any) -> SweepResult:
     Args:
         path: The sweep's folder.
         **given: Arguments of ``sweep`` that have no name to be found by, such as a model instance, callbacks or a
-            scheduler object, or that are to differ, such as ``max_concurrent``.
+            scheduler object, or that are to differ, such as ``max_concurrent``, or a larger ``num_samples``.
 
     Raises:
         FileNotFoundError: There is no sweep.
         MisconfigurationException: Arguments that must be given again, all of them; or as of ``sweep``.
     """
-    folder = os.fspath(path)
-    record = SweepRecord.load(os.path.abspath(folder) if files.is_local(folder) else folder)
+    folder = _absolute(os.fspath(path))
+    record = SweepRecord.load(folder)
     unknown = sorted(set(given) - {field.name for field in fields(_Asked)})
     if unknown:
         raise TypeError(f"resume() got unexpected arguments {', '.join(unknown)}: it takes those of sweep().")
+    if fixed := sorted({"metric", "mode"} & set(given)):
+        raise MisconfigurationException(f"{', '.join(fixed)} cannot change: the trials so far were judged by it.")
     arguments = {**{name: decode(value) for name, value in record.asked.items()}, **given}
     problems = [f"give {name}= again ({why})" for name, value in arguments.items() for why in missing_in(value)]
     for trial in record.trials.values():
@@ -199,10 +200,19 @@ def resume(path: str | os.PathLike[str], **given: Any) -> SweepResult:
     if problems:
         raise MisconfigurationException(f"To resume {folder!r}, {'; '.join(problems)}.")
     asked = _Asked(**arguments)
+    targets = _verify(asked)
+    if asked.search == RANDOM:  # as many as before, unless told otherwise
+        for params in draw(asked.space, asked.num_samples - int(record.asked["num_samples"]), None):
+            record.add(params)
     for trial in record.trials.values():
         if trial.status not in OVER:
-            trial.rewind()
-    return _run(asked, _verify(asked), record)
+            record.rewind(trial)
+    record.asked = _encoded(asked)
+    return _run(asked, targets, record)
+
+
+def _encoded(asked: _Asked) -> dict[str, Any]:
+    return {field.name: encode(getattr(asked, field.name)) for field in fields(_Asked)}
 
 
 sweep.resume = resume  # type: ignore[attr-defined]
@@ -239,7 +249,7 @@ def _run(asked: _Asked, targets: Targets, record: SweepRecord) -> SweepResult:
             interrupted = study.run()
         finally:
             recorder.close()
-    if recorder.errors and not any(trial.reports for trial in record.trials.values()):
+    if recorder.errors and all(trial.status == FAILED for trial in record.trials.values()):
         raise recorder.errors[0]
     return SweepResult(record, asked.recipe, targets, interrupted)
 
@@ -368,10 +378,11 @@ def _resources(asked: _Asked) -> TrialResources:
     return trial_resources(TrainerConfig.from_flags(**legacy.modernize(flags)))
 
 
-def _root(storage: str) -> str:
-    if not files.is_local(storage):
-        return storage
-    local = files.parent(files.join(storage, "sweep"))  # of a file:// URI, too
+def _absolute(folder: str) -> str:
+    """A folder's full path, or its URI."""
+    if not files.is_local(folder):
+        return folder
+    local = files.parent(files.join(folder, "sweep"))  # of a file:// URI, too
     return os.path.abspath(os.path.expanduser(local))
 
 

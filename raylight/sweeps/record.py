@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -71,10 +73,6 @@ class TrialRecord:
         """The metric at the best report with a checkpoint."""
         return self.reports[self.best.report][metric] if self.best is not None else None
 
-    def rewind(self) -> None:
-        """The trial goes on from its last checkpoint: forget what it reported after that, as it will again."""
-        del self.reports[0 if self.last is None else self.last.report + 1 :]
-
     def tell_of_checkpoint(self, path: str, metric: str, mode: str) -> None:
         """The newest report has a checkpoint; of equally good ones the later is the best, as with Ray Tune."""
         self.last = Point(len(self.reports) - 1, path, dict(self.params))
@@ -111,6 +109,21 @@ class SweepRecord:
     def path(self, point: Point) -> str:
         """Where a checkpoint is."""
         return storage.join(self.folder, point.checkpoint)
+
+    def rewind(self, trial: TrialRecord) -> None:
+        """A trial is to go on from its last checkpoint, in another run of Ray Tune's, which counts checkpoints anew.
+
+        What it reported after that one is forgotten, as it will again; its checkpoints get names that stay their own.
+        """
+        del trial.reports[0 if trial.last is None else trial.last.report + 1 :]
+        points = {id(point): point for point in (trial.best, trial.last) if point is not None}
+        for point in sorted(points.values(), key=lambda point: -len(point.checkpoint)):  # no name is taken twice
+            source = self.path(point)
+            point.checkpoint = f"{storage.parent(point.checkpoint)}.earlier/{CHECKPOINT_NAME}"
+            with storage.open_read(source) as file:
+                storage.write_atomic(self.path(point), functools.partial(shutil.copyfileobj, file))
+            self.save_trial(trial)
+            storage.delete(storage.parent(source))
 
     def save(self) -> None:
         """Write what stays the same while trials run: what was asked, and what each waiting trial is to try."""

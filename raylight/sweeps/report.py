@@ -49,14 +49,14 @@ class SweepDisplay:
         if self._is_watched:
             self._live.stop()
         if self._enabled:
-            self._console.print(table(self._record))
+            self._console.print(table(self._record, total=self._total))
 
     def changed(self, trial: TrialRecord) -> None:
         """A trial has begun, reported or ended."""
         if self._is_watched:
             if time.monotonic() >= self._next_draw or trial.status in OVER:
                 self._next_draw = time.monotonic() + 1 / REDRAWS_PER_SECOND
-                self._live.update(table(self._record, ROWS), refresh=True)
+                self._live.update(table(self._record, ROWS, self._total), refresh=True)
         elif self._enabled and trial.status in OVER:
             done = sum(each.status in OVER for each in self._record.trials.values())
             value = trial.value(self._record.metric)
@@ -73,11 +73,12 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=WIDTH)
 
 
-def table(record: SweepRecord, rows: int | None = None) -> Table:
+def table(record: SweepRecord, rows: int | None = None, total: int | None = None) -> Table:
     """The trials, the best first.
 
     Args:
         rows: How many at the most; None: all.
+        total: Trials that there will be; None: no more than there are.
     """
     from rich.table import Table
 
@@ -85,7 +86,7 @@ def table(record: SweepRecord, rows: int | None = None) -> Table:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     over = sum(trial.status in OVER for trial in trials)
     failed = sum(trial.status == FAILED for trial in trials)
-    title = f"{over} of {len(trials)} trials over" + (f", {failed} failed" if failed else "")
+    title = f"{over} of {total or len(trials)} trials over" + (f", {failed} failed" if failed else "")
     shown = Table(title=title)
     for heading in ("trial", "state", *names, "reports", f"{record.metric} ({record.mode})"):
         shown.add_column(heading, no_wrap=True)

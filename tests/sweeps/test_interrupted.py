@@ -65,6 +65,7 @@ def test_a_killed_driver_is_resumed(start: Start, nothing_held: Any, wait_until:
         "states": ["finished"] * 4,
         "reports": [[0, 1, 2, 3]] * 4,
         "best": {"number": 0},
+        "best_epochs": [1, 1, 1, 1],
     }
     assert [epochs(number) for number in (0, 1)] == [[0, 1, 2, 3]] * 2  # over is over
     assert [epochs(number) for number in (2, 3)] == [[0, 1, 2, 2, 3]] * 2  # from their last checkpoint on
@@ -81,6 +82,7 @@ def test_ctrl_c_keeps_what_is_done(start: Start, nothing_held: Any, wait_until: 
         "states": ["finished", "finished", "interrupted", "interrupted"],
         "reports": [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1], [0, 1]],
         "best": {"number": 0},
+        "best_epochs": [1, 1, 1, 1],
     }
     nothing_held()
 

@@ -61,11 +61,20 @@ def test_files_hold_everything(tmp_path: Path) -> None:
 def test_a_trial_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     record = filled(tmp_path)
     first, new = record.trials["trial_0000"], record.add({"lr": 1.0})
+    for step in (1, 2):
+        (tmp_path / "trial_0000" / f"checkpoint_{step}").mkdir(parents=True)
+        (tmp_path / "trial_0000" / f"checkpoint_{step}" / "trial.ckpt").write_text(f"step {step}")
     for trial in (first, new):
         trial.reports.append({"loss": 0.1, "epoch": 3, "step": 40, "reports": 4})  # its checkpoint never came to be
-        trial.rewind()
+        record.rewind(trial)
     assert [report["loss"] for report in first.reports] == [3.0, 1.0, 2.0]
     assert new.reports == []
+    record.rewind(first)  # the continuation was interrupted, too
+    assert first.best is not None
+    assert first.last is not None
+    assert [Path(record.path(point)).read_text() for point in (first.best, first.last)] == ["step 1", "step 2"]
+    names = sorted(path.name for path in (tmp_path / "trial_0000").iterdir())
+    assert names == ["checkpoint_1.earlier.earlier", "checkpoint_2.earlier.earlier", "trial.json"]
 
 
 def test_no_sweep(tmp_path: Path) -> None:

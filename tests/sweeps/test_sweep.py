@@ -247,6 +247,15 @@ def test_state_is_json_and_over_is_over(tiny_sweep: Sweep, monkeypatch: pytest.M
     state = json.loads((Path(result.path) / "sweep.json").read_text())
     assert state["asked"]["space"] == {"lr": {"$distribution": "loguniform(0.01, 0.1)"}}
     assert json.loads((Path(result.path) / "trial_0001" / "trial.json").read_text())["status"] == "finished"
+    with pytest.raises(MisconfigurationException, match="mode cannot change"):
+        pl.sweep.resume(result.path, mode="max")
+    with pytest.raises(TypeError, match="unexpected arguments speed"):
+        pl.sweep.resume(result.path, speed=3)
+    before = [trial.reports for trial in result.trials]
+    more = pl.sweep.resume(result.path, model=tiny.Line, datamodule=tiny.Points, num_samples=3)
+    assert [trial.status for trial in more.trials] == ["finished"] * 3
+    assert [trial.reports for trial in more.trials][:2] == before
+    result = more
     monkeypatch.setattr("raylight.sweeps.entry.Study", None)  # nothing may be run
     again = pl.sweep.resume(result.path, model=tiny.Line, datamodule=tiny.Points)
     assert again.best_params == result.best_params

@@ -35,7 +35,7 @@ class Line(pl.LightningModule):
         return self.layer(batch[0]).square().mean()
 
     def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.layer(batch[0]).square().mean() + self.number)
+        self.log("val_loss", float(self.number + (self.current_epoch != 1)))  # the second epoch is the best
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -59,6 +59,9 @@ def main() -> None:
         "states": [trial.status for trial in result.trials],
         "reports": [[report["epoch"] for report in trial.reports] for trial in result.trials],
         "best": result.best_params,
+        "best_epochs": [
+            torch.load(result.dataframe().best_checkpoint[n], weights_only=True)["epoch"] for n in range(4)
+        ],
     }
     Path("result.json").write_text(json.dumps(told))
 
