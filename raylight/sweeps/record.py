@@ -116,14 +116,17 @@ class SweepRecord:
         What it reported after that one is forgotten, as it will again; its checkpoints get names that stay their own.
         """
         del trial.reports[0 if trial.last is None else trial.last.report + 1 :]
-        points = {id(point): point for point in (trial.best, trial.last) if point is not None}
-        for point in sorted(points.values(), key=lambda point: -len(point.checkpoint)):  # no name is taken twice
-            source = self.path(point)
-            point.checkpoint = f"{storage.parent(point.checkpoint)}.earlier/{CHECKPOINT_NAME}"
-            with storage.open_read(source) as file:
-                storage.write_atomic(self.path(point), functools.partial(shutil.copyfileobj, file))
+        points = [point for point in (trial.best, trial.last) if point is not None]
+        for source in sorted({point.checkpoint for point in points}, key=len, reverse=True):  # no name is taken twice
+            target = f"{storage.parent(source)}.earlier/{CHECKPOINT_NAME}"
+            with storage.open_read(storage.join(self.folder, source)) as file:
+                copy = functools.partial(shutil.copyfileobj, file)
+                storage.write_atomic(storage.join(self.folder, target), copy)
+            for point in points:
+                if point.checkpoint == source:
+                    point.checkpoint = target
             self.save_trial(trial)
-            storage.delete(storage.parent(source))
+            storage.delete(storage.join(self.folder, storage.parent(source)))
 
     def save(self) -> None:
         """Write what stays the same while trials run: what was asked, and what each waiting trial is to try."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,11 +62,11 @@ class TrialReporter(Callback):
             self._due = False
             self._report(trainer)
         if self._without_metric is not None and not self._reported:
-            raise MetricNotLoggedError(self.metric, list(self._without_metric))
+            raise _not_logged(self.metric, self._without_metric)
 
     def on_train_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         if not self._reported and not self.reports:
-            raise MetricNotLoggedError(self.metric, list(_numbers(trainer.callback_metrics)))
+            raise _not_logged(self.metric, _numbers(trainer.callback_metrics))
 
     def _report(self, trainer: TrainerView) -> None:
         values = _numbers(trainer.callback_metrics)
@@ -79,6 +80,13 @@ class TrialReporter(Callback):
             trainer.save_checkpoint(self.checkpoint)
         if not trainer.report(Report(values, self.checkpoint)):
             raise TunerExit
+
+
+def _not_logged(metric: str, logged: dict[str, float]) -> MetricNotLoggedError:
+    close = difflib.get_close_matches(metric, logged, n=1)
+    guess = f" (did you mean {close[0]!r}?)" if close else ""
+    names = ", ".join(sorted(logged)) or "nothing"
+    return MetricNotLoggedError(f"metric={metric!r} was not logged{guess}; logged was: {names}.")
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float]:

@@ -22,7 +22,6 @@ An exception of the user's code is never one of these: it reaches the driver wit
 happened as a note (``BaseException.__notes__``, Python 3.11) and in its ``raylight_origin`` attribute.
 """
 
-import difflib
 from typing import Any
 
 
@@ -43,23 +42,7 @@ class UnpicklableError(MisconfigurationException):
 
 
 class MetricNotLoggedError(MisconfigurationException):
-    """A search goes by a metric that its trials do not log.
-
-    Args:
-        metric: Its name.
-        logged: Names of what was logged.
-    """
-
-    def __init__(self, metric: str, logged: list[str]) -> None:
-        close = difflib.get_close_matches(metric, logged, n=1)
-        guess = f" (did you mean {close[0]!r}?)" if close else ""
-        names = ", ".join(sorted(logged)) or "nothing"
-        super().__init__(f"metric={metric!r} was not logged{guess}; logged was: {names}.")
-        self.metric = metric
-        self.logged = logged
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.metric, self.logged)
+    """A search goes by a metric that its trials do not log; the message says what they do log."""
 
 
 class CheckpointError(RaylightError):

@@ -226,4 +226,5 @@ def test_constants(path: str) -> None:
     for name in public_names(theirs):
         value = inspect.getattr_static(theirs, name)
         if isinstance(value, plain) and hasattr(ours, name) and isinstance(getattr(ours, name), plain):
-            assert getattr(ours, name) == value, name
+            own = getattr(ours, name)
+            assert (own[: len(value)] if isinstance(value, tuple) else own) == value, name  # a tuple may have more

@@ -32,7 +32,7 @@ class Own(TQDMProgressBar):
 def run_elsewhere(program: Any, trainer: Any) -> list[Any]:
     """The events of a fit on a copy of the trainer's callbacks, as in a worker."""
     model = program.model(val_losses=[1.0])
-    trainer._attach(model, DataSource())
+    trainer.attach(model, DataSource())
     engine, placement = trainer._start_engine(DataSource())
     job: Job = trainer._make_job(TrainerFn.FITTING, model, DataSource(), None, placement, True)
     job = dataclasses.replace(job, trainer=None, callbacks=copy.deepcopy(job.callbacks))
