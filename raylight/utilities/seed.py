@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ MAX_SEED = 2**32 - 1
 MIN_SEED = 0
 SEED_VARIABLE = "PL_GLOBAL_SEED"
 SEED_WORKERS_VARIABLE = "PL_SEED_WORKERS"
+_PACKED = "<i?diid"
+_MERSENNE_WORDS = 624
 
 
 def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
@@ -105,6 +108,26 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def packed_rng_state() -> bytes:
+    """State of this process's generators but those of GPUs: what ``set_packed_rng_state`` puts back."""
+    version, internal, gauss = random.getstate()
+    _, keys, position, has_gauss, cached_gaussian = np.random.get_state()
+    numbers = (version, gauss is not None, gauss or 0.0, position, has_gauss, cached_gaussian)
+    words = np.asarray((*internal, *keys), dtype=np.uint32)
+    return struct.pack(_PACKED, *numbers) + words.tobytes() + torch.get_rng_state().numpy().tobytes()
+
+
+def set_packed_rng_state(state: bytes) -> None:
+    """Put back what ``packed_rng_state`` gave."""
+    begin = struct.calcsize(_PACKED)
+    version, has_python_gauss, gauss, position, has_gauss, cached_gaussian = struct.unpack(_PACKED, state[:begin])
+    words = np.frombuffer(state, dtype=np.uint32, count=2 * _MERSENNE_WORDS + 1, offset=begin)
+    internal, keys = words[: _MERSENNE_WORDS + 1], words[_MERSENNE_WORDS + 1 :]
+    random.setstate((version, tuple(internal.tolist()), gauss if has_python_gauss else None))
+    np.random.set_state(("MT19937", keys.copy(), position, has_gauss, cached_gaussian))
+    torch.set_rng_state(torch.frombuffer(bytearray(state[begin + words.nbytes :]), dtype=torch.uint8))
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ from raylight.callbacks.base import Callback
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import migrate, progress
 from raylight.checkpoint.weights import load_weights
+from raylight.config.messages import TrainerFn
 from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from raylight.worker import legacy
+from raylight.worker import exact, legacy
 from raylight.worker.listeners import overrides
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from raylight.worker.run import Run
     from raylight.worker.state import TrainState
 
+
+OWN_KEY = "raylight"
+"""What Lightning does not keep: "ranks", what ``exact`` gave on each."""
 
 # ------------------------------------------------------------------------------------------------ out
 
@@ -50,6 +54,8 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
         if precision_state := run.precision.state_dict():
             checkpoint[type(run.precision).__qualname__] = precision_state
         run.precision.on_save_checkpoint(checkpoint)
+        if run.state.fn == TrainerFn.FITTING:
+            checkpoint[OWN_KEY] = {"ranks": run.strategy.all_gather_object(exact.dump(run))}
     if datamodule is not None and (state := run.hooked_data.state_dict()):
         checkpoint[type(datamodule).__qualname__] = state
     if not weights_only:
@@ -155,6 +161,21 @@ def restore_training(run: Run, checkpoint: dict[str, Any]) -> None:
         run.precision.load_state_dict(precision_state)
     _restore_position(run, progress.from_checkpoint(checkpoint))
     run.loader_states = progress.loader_states(checkpoint)
+    run.own_state = _own_state(run, checkpoint)
+
+
+def _own_state(run: Run, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """This rank's, where the file has one: Lightning's have not."""
+    states: list[dict[str, Any]] = checkpoint.get(OWN_KEY, {}).get("ranks", [])
+    if not states:
+        return None
+    if len(states) != run.strategy.world_size:
+        rank_zero_info(
+            f"The checkpoint was saved by {len(states)} workers, and is resumed by {run.strategy.world_size}: random "
+            "numbers, the order of samples and metrics of the epoch do not go on where they were."
+        )
+        return None
+    return states[run.strategy.global_rank]
 
 
 def _check_count(what: str, here: int, saved: int) -> None:

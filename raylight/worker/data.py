@@ -25,7 +25,23 @@ from torch.utils.data import (
 from raylight.utilities.combined_loader import CombinedLoader, loader_length
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
-from raylight.utilities.seed import global_seed, seed_dataloader_worker, workers_are_seeded
+from raylight.utilities.seed import (
+    global_seed,
+    packed_rng_state,
+    seed_dataloader_worker,
+    set_packed_rng_state,
+    workers_are_seeded,
+)
+from raylight.worker.loader_place import (
+    Place,
+    ProcessStates,
+    WithRandomState,
+    changed,
+    generator_states,
+    go_on,
+    is_map_style,
+    set_generator_states,
+)
 
 if TYPE_CHECKING:
     from raylight.strategies.base import Strategy
@@ -141,7 +157,7 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
     if _is_distributed(loader):
         return loader
     if _has_own_batches(loader):
-        return _with(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
+        return changed(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
     sampler = loader.sampler
     if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
         shuffle = isinstance(sampler, RandomSampler)
@@ -184,7 +200,7 @@ def shard_iterable(loader: Any, world_size: int, rank: int) -> Any:
     if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, IterableDataset):
         return loader
     kind = SizedShardedIterableDataset if hasattr(type(loader.dataset), "__len__") else ShardedIterableDataset
-    return _with(loader, dataset=kind(loader.dataset, world_size, rank))
+    return changed(loader, dataset=kind(loader.dataset, world_size, rank))
 
 
 def _undivided(loader: Any, world_size: int) -> Any:
@@ -207,11 +223,11 @@ def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
     if _is_distributed(loader):
         return loader
     if loader.batch_sampler is None:
-        return _with(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
+        return changed(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
     batches = loader.batch_sampler
     if not isinstance(loader.sampler, SequentialSampler):
         batches = SeededSampler(batches)
-    return _with(loader, batch_sampler=EveryNth(batches, world_size, rank))
+    return changed(loader, batch_sampler=EveryNth(batches, world_size, rank))
 
 
 def _in_step(sampler: Any) -> Any:
@@ -234,9 +250,9 @@ def _is_plain_random(sampler: Any) -> bool:
 
 def _with_sampler(loader: DataLoader[Any], sampler: Sampler[Any]) -> DataLoader[Any]:
     if loader.batch_sampler is None:
-        return _with(loader, sampler=sampler)
+        return changed(loader, sampler=sampler)
     batches = loader.batch_sampler
-    return _with(loader, sampler=sampler, batch_sampler=BatchSampler(sampler, batches.batch_size, batches.drop_last))  # type: ignore[attr-defined]
+    return changed(loader, sampler=sampler, batch_sampler=BatchSampler(sampler, batches.batch_size, batches.drop_last))  # type: ignore[attr-defined]
 
 
 def with_batch_size(loader: Any, batch_size: int) -> Any:
@@ -251,18 +267,7 @@ def with_batch_size(loader: Any, batch_size: int) -> Any:
             "Let your LightningModule or LightningDataModule make the loader from an attribute `batch_size`."
         )
     batches = BatchSampler(loader.sampler, batch_size, loader.drop_last)
-    return _with(loader, batch_sampler=batches, batch_size=batch_size)
-
-
-def _with(loader: DataLoader[Any], **attributes: Any) -> DataLoader[Any]:
-    """A copy of ``loader`` with other attributes.
-
-    DataLoader refuses to be changed after ``__init__``, and the arguments of a subclass are unknown; copying keeps
-    whatever the subclass is.
-    """
-    copied = copy.copy(loader)
-    copied.__dict__.update(attributes, _iterator=None)
-    return copied
+    return changed(loader, batch_sampler=batches, batch_size=batch_size)
 
 
 def prepare_workers(loader: Any) -> Any:
@@ -275,7 +280,7 @@ def prepare_workers(loader: Any) -> Any:
         changes["_DataLoader__multiprocessing_context"] = torch.multiprocessing.get_context("forkserver")
     if workers_are_seeded() and loader.worker_init_fn is None:
         changes["worker_init_fn"] = seed_dataloader_worker
-    return _with(loader, **changes) if changes else loader
+    return changed(loader, **changes) if changes else loader
 
 
 def without_shuffling(prefix: str, loader: Any) -> Any:
@@ -361,6 +366,18 @@ class TrainData:
         self._any_has: Callable[[bool], bool] = bool
         """Collective: whether any rank has what this one may have."""
         self._states: list[dict[str, Any]] = []
+        """Of loaders that keep one, to start from."""
+        self.loaders = self.combined.flattened
+        """As they are iterated."""
+        self._processes: ProcessStates | None = None
+        loader = self.loaders[0] if self._single else None
+        if is_map_style(loader) and loader.num_workers and not _is_stateful(loader):
+            self._processes = ProcessStates(loader.num_workers)
+            self.loaders = [changed(loader, collate_fn=WithRandomState(loader.collate_fn))]
+        self._place: Place | None = None
+        """Where the epoch at work began; None between two."""
+        self._taken = 0
+        """Batches of the last epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
@@ -408,24 +425,83 @@ class TrainData:
         if len(states) == len(self.combined.flattened) and all(map(_is_stateful, self.combined.flattened)):
             self._states = states
 
-    def start(self, skip: int = 0) -> None:
+    def start(self, skip: int = 0, place: Place | None = None) -> None:
         """Begin an epoch; torch draws the loader's seed here.
 
         Args:
             skip: Batches of this epoch that are done already. A DataLoader does not load them again.
+            place: Where the loaders stood when they were done. All generators but the loaders' own are left anywhere.
         """
+        if place is not None and not self._states:
+            self._go_on(skip, place)
+            return
+        self._place = {
+            "started": packed_rng_state(),
+            "fetched": None,
+            "processes_stay": self._single and getattr(self.loaders[0], "_iterator", None) is not None,
+            "generators": self._generator_states(),
+        }
         if self._states and skip:
-            for loader, state in zip(self.combined.flattened, self._states, strict=True):
+            for loader, state in zip(self.loaders, self._states, strict=True):
                 loader.load_state_dict(state)
             skip = 0
         self._states = []
-        loaders = [_skipping(loader, skip) for loader in self.combined.flattened]
-        if self._single:
-            self._iterator = iter(loaders[0])
-        else:
+        if self._processes is not None:
+            lasting = self._processes.before(self._taken) if self.loaders[0].persistent_workers else None
+            self._processes.start(lasting, origin=skip)
+        self._iterate([_skipping(loader, skip) for loader in self.loaders], skip)
+
+    def _go_on(self, skip: int, place: Place) -> None:
+        self._place = {name: place[name] for name in ("started", "fetched", "processes_stay", "generators")}
+        processes = self._processes
+        if self._single and is_map_style(self.loaders[0]):
+            begin = skip
+            if processes is not None:  # each batch is made by the process that it would have been made by
+                begin = place["aligned"]
+                processes.start(place["processes"], begin)
+            self._iterate([go_on(self.loaders[0], place, place["generators"][0], begin)], begin)
+        else:  # nothing but their batches leads to where they were
+            set_packed_rng_state(place["started"])
+            for loader, states in zip(self.loaders, place["generators"], strict=True):
+                set_generator_states(loader, states)
+            begin = 0
+            self._iterate(self.loaders, begin)
+        assert self._iterator is not None
+        for _ in itertools.islice(self._iterator, skip - begin):
+            pass
+        if "ahead" in place:
+            set_packed_rng_state(place["ahead"])
+            self._iterator = itertools.chain([next(self._iterator)], self._iterator)
+        for loader, states in zip(self.loaders, place["generators_now"], strict=True):
+            set_generator_states(loader, states)
+
+    def _iterate(self, loaders: list[Any], begin: int) -> None:
+        """Start ``loaders``, whose next batch is batch ``begin`` of the epoch."""
+        if not self._single:
             combined = copy.copy(self.combined)
             combined.flattened = loaders
             self._iterator = (batch for batch, _, _ in combined)
+        elif self._processes is not None:
+            self._iterator = self._processes.unpack(iter(loaders[0]), begin)
+        else:
+            self._iterator = iter(loaders[0])
+
+    def end(self, taken: int) -> None:
+        """The epoch is over, after ``taken`` batches."""
+        self._place, self._taken = None, taken
+
+    def place(self, taken: int) -> Place | None:
+        """Where the loaders stand when ``taken`` batches of the epoch are done; None between two epochs."""
+        if self._place is None:
+            return None
+        place = {**self._place, "generators_now": self._generator_states()}
+        if self._processes is not None:
+            aligned = self._processes.aligned(taken)
+            place.update(aligned=aligned, processes=self._processes.before(aligned))
+        return place
+
+    def _generator_states(self) -> list[dict[str, Any]]:
+        return [generator_states(loader) for loader in self.loaders]
 
     def skip_seed(self) -> None:
         """Let torch draw what starting the loaders draws, without starting them.
@@ -444,16 +520,43 @@ class TrainData:
         assert iterator is not None
         if self.is_uneven:
             return self._joined(iterator, skip)
-        return self._known(iterator, skip) if math.isfinite(self.num_batches) else _unknown(iterator, skip)
+        return self._known(iterator, skip) if math.isfinite(self.num_batches) else self._unknown(iterator, skip)
 
     def _known(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
+        self._fetches_first()
         last = int(self.num_batches) - 1
         # zip asks the range first, so that no batch is fetched that is not used
         for batch_idx, batch in zip(range(skip, last + 1), iterator, strict=False):
             yield batch_idx, batch, batch_idx == last
 
+    def _unknown(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
+        """One batch is fetched ahead, to know which is the last."""
+        iterator = self._ahead(iterator)
+        batch_idx, batch = skip, next(iterator, _DONE)
+        while batch is not _DONE:
+            following = next(iterator, _DONE)
+            yield batch_idx, batch, following is _DONE
+            batch_idx, batch = batch_idx + 1, following
+
+    def _ahead(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """``iterator``, whose batches are fetched before the one before them is used."""
+        self._fetches_first()
+        while True:
+            if self._place is not None:
+                self._place["ahead"] = packed_rng_state()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield batch
+
+    def _fetches_first(self) -> None:
+        if self._place is not None and self._place["fetched"] is None:
+            self._place["fetched"] = packed_rng_state()
+
     def _joined(self, iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
         """As long as any rank has a batch; one is fetched ahead, to know which is the last."""
+        iterator = self._ahead(iterator)
         limited = itertools.islice(iterator, None if math.isinf(self.num_batches) else int(self.num_batches) - skip)
         batch, self.in_shadow = next(limited, _DONE), False
         if batch is _DONE:
@@ -522,22 +625,13 @@ def _is_stateful(loader: Any) -> bool:
     return callable(getattr(loader, "state_dict", None)) and callable(getattr(loader, "load_state_dict", None))
 
 
-def _unknown(iterator: Iterator[Any], skip: int) -> Iterator[tuple[int, Any, bool]]:
-    """One batch is fetched ahead, to know which is the last."""
-    batch_idx, batch = skip, next(iterator, _DONE)
-    while batch is not _DONE:
-        following = next(iterator, _DONE)
-        yield batch_idx, batch, following is _DONE
-        batch_idx, batch = batch_idx + 1, following
-
-
 def _skipping(loader: Any, count: int) -> Any:
     if count == 0:
         return loader
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
         if loader.batch_sampler is None:
-            return _with(loader, sampler=SkipFirst(loader.sampler, count))
-        return _with(loader, batch_sampler=SkipFirst(loader.batch_sampler, count))
+            return changed(loader, sampler=SkipFirst(loader.sampler, count))
+        return changed(loader, batch_sampler=SkipFirst(loader.batch_sampler, count))
     return SkipFirst(loader, count)
 
 
@@ -590,7 +684,7 @@ def _recording(loader: Any) -> tuple[Any, IndexRecord | None]:
         return loader, None
     name = "sampler" if loader.batch_sampler is None else "batch_sampler"
     record = IndexRecord(getattr(loader, name))
-    return _with(loader, **{name: record}), record
+    return changed(loader, **{name: record}), record
 
 
 def combine(loaders: Any, mode: str) -> CombinedLoader:

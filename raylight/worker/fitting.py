@@ -14,7 +14,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import PossibleUserWarning, rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
 from raylight.utilities.signatures import has_argument
-from raylight.worker import legacy
+from raylight.worker import exact, legacy
 from raylight.worker.data import as_iterators
 from raylight.worker.evaluation import run_evaluation
 from raylight.worker.fit_loop import why_done
@@ -73,6 +73,9 @@ def train(run: Run) -> None:
     _ask_for_validation_data(run)
     _warn_of_eval_mode(run)
     run.notify("on_train_start")
+    if run.own_state is not None:
+        exact.restore(run, run.own_state)
+        run.own_state = None
     while not limit_reached(run):
         train_epoch(run)
     run.notify("on_train_end")
@@ -89,7 +92,8 @@ def _start_loaders(run: Run) -> None:
         data.set_epoch(state.epoch)
         data.load_state_dicts(run.loader_states)
         run.loader_states = []
-        data.start(skip=state.batches_done)
+        if run.own_state is None:  # else they go on when all of it is put back
+            data.start(skip=state.batches_done)
     set_validation_interval(run)
 
 
@@ -150,6 +154,7 @@ def train_epoch(run: Run) -> None:
     metrics.end_batches()
     metrics.reduce_epoch()
     state.epoch_is_over = True
+    data.end(state.batches_trained)
     _end_epoch_hooks(run)
     run.take_metrics()
     if state.is_last_batch and state.batches_trained > resumed_within:

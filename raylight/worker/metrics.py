@@ -6,6 +6,7 @@ end of an epoch, when one collective carries all metrics of all ranks (a second 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import numbers
 from collections.abc import Callable, Iterator
@@ -67,7 +68,8 @@ class Logged:
 
     name: str
     hook: str
-    flags: Flags
+    flags: Flags | None
+    """None: those of the next time, after a restart."""
     on_step: bool
     on_epoch: bool
     reduction: str
@@ -176,10 +178,12 @@ class MetricStore:
                 return
             entry = self._logged[key] = self._register(name, value, flags, member)
         elif entry.flags != flags:
-            raise MisconfigurationException(
-                f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments. "
-                "This is not allowed"
-            )
+            if entry.flags is not None:
+                raise MisconfigurationException(
+                    f"You called `self.log({name}, ...)` twice in `{self.hook}` with different arguments. "
+                    "This is not allowed"
+                )
+            entry.flags = flags
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(
@@ -351,6 +355,29 @@ class MetricStore:
             if entry.attribute is not None:
                 entry.value.reset()
         self._logged.clear()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What was logged so far, in plain types; Metrics by their names."""
+        fields = [field.name for field in dataclasses.fields(Logged) if field.name != "flags"]
+        entries = [{name: getattr(entry, name) for name in fields} for entry in self._logged.values()]
+        for entry in entries:
+            if entry["attribute"] is not None:
+                entry["value"] = None
+        return entries
+
+    def load_state_dict(self, entries: list[dict[str, Any]]) -> None:
+        """Put back what ``state_dict`` gave; the Metrics themselves are the model's."""
+        self._logged.clear()
+        for values in entries:
+            entry = Logged(**{**values, "flags": None})
+            if entry.attribute is not None:
+                entry.value = self.model.get_submodule(entry.attribute)
+            self._logged[entry.place] = entry
+
+    @property
+    def logged_metrics(self) -> list[Any]:
+        """The torchmetrics Metrics that were logged."""
+        return [entry.value for entry in self._logged.values() if entry.attribute is not None]
 
     def callback_values(self) -> dict[str, Tensor]:
         """What ``callback_metrics`` gains now: under plain names and, where both levels are logged, forked ones."""

@@ -129,12 +129,14 @@ class Run:
         self.val_deadline = SharedDeadline()
         self.val_check_seconds: float | None = None
         """Seconds between two validations, where the interval is one of time."""
-        self.metrics = self.make_metrics(training=job.fn == TrainerFn.FITTING)
+        self.metrics = self.fit_metrics = self.make_metrics(training=job.fn == TrainerFn.FITTING)
         self.epoch_outputs: list[Any] | None = None
         """What the batches of this epoch gave, where a hook of Lightning 1.x wants it at the epoch's end."""
         self.checkpoint: dict[str, Any] | None = None
         self.loader_states: list[dict[str, Any]] = []
         """From the checkpoint, for loaders that keep a state of their own."""
+        self.own_state: dict[str, Any] | None = None
+        """From the checkpoint, for ``exact.restore``."""
         self.resumed = False
         """Training goes on from a checkpoint."""
         self.resumed_within = False
