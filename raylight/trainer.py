@@ -24,6 +24,7 @@ from raylight.config.flags import TrainerConfig
 from raylight.config.messages import (
     DataSource,
     Event,
+    Incident,
     Job,
     LoggerCall,
     LoggerInfo,
@@ -52,7 +53,7 @@ from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.old_arguments import understands
 from raylight.utilities.parsing import clean_namespace
-from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.rank_zero import log, rank_zero_warn
 from raylight.worker import checkpointing
 from raylight.worker.ckpt_path import choose as choose_ckpt_path
 from raylight.worker.execute import set_torch_flags, single_rank
@@ -109,6 +110,8 @@ class Trainer(TrainerView):
         self._display = Display(self)
         self.judge: Callable[[Report], bool] = _go_on
         """Answers the reports of a trial: False ends the call. Of a Trainer that no search drives it is always True."""
+        self.incidents: list[Incident] = []
+        """Failures of machines that calls of this Trainer have survived."""
         self._next_save = 0.0
         base = self.config.accumulate_grad_batches
         self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
@@ -536,6 +539,12 @@ class Trainer(TrainerView):
             self._display.progress(event)
         elif isinstance(event, Text):
             self._display.text(event.text)
+        elif isinstance(event, Incident):
+            self.incidents.append(event)
+            log.warning(
+                "%s Training went on from step %d after %.1f s (incident %d of this Trainer).",
+                event.what, event.step, event.seconds, len(self.incidents),
+            )  # fmt: skip
         elif isinstance(event, LoggerCall):
             target: Any = self._loggers[event.index]
             for name in event.path:

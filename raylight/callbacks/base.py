@@ -58,6 +58,9 @@ class Callback:
     _comes_last = False
     """After all others, whatever their order; ``on_train_epoch_end`` after the model's too."""
 
+    _of_this_process: tuple[str, ...] = ()
+    """Attributes that mean nothing to another process, such as times of its clock."""
+
     @property
     def state_key(self) -> str:
         """Name under which this callback's state stands in a checkpoint; must differ between two stateful callbacks."""

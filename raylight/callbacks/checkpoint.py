@@ -69,6 +69,7 @@ class ModelCheckpoint(Checkpoint):
     ``FILE_EXTENSION`` and ``STARTING_VERSION`` may be changed on the object or in a subclass.
     """
 
+    _of_this_process = ("_last_time_checked", "_deadline")
     CHECKPOINT_JOIN_CHAR = "-"
     CHECKPOINT_EQUALS_CHAR = "="
     CHECKPOINT_NAME_LAST = "last"
@@ -414,7 +415,7 @@ class ModelCheckpoint(Checkpoint):
 
     def file_exists(self, filepath: str | os.PathLike[str], trainer: TrainerView) -> bool:
         """Whether rank 0 sees ``filepath``. Collective: every rank must call it, and gets the same answer."""
-        exists = trainer.is_global_zero and storage.exists(filepath)
+        exists = trainer.is_global_zero and storage.exists(filepath) and not trainer.run.is_redone(filepath)
         return bool(trainer.strategy.reduce_boolean_decision(exists, all=False))
 
     def _free_path(self, trainer: TrainerView, metrics: Mapping[str, Any], template: str | None, own_path: str) -> str:

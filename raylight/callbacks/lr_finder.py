@@ -149,7 +149,8 @@ class LearningRateFinder(Callback):
         """What the last test found."""
 
     def on_fit_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        self.lr_find(trainer, pl_module)
+        if not trainer.run.going_on:  # else it has been found before
+            self.lr_find(trainer, pl_module)
 
     def lr_find(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         """Collective: run the range test now; the result is in ``optimal_lr``."""

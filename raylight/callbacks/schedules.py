@@ -107,6 +107,8 @@ class Timer(Callback):
     The clock is that of rank 0. The training time of earlier runs counts when a checkpoint is resumed.
     """
 
+    _of_this_process = ("_start_time", "_end_time", "_offset", "_deadline")
+
     def __init__(
         self,
         duration: str | timedelta | dict[str, int] | None = None,

@@ -37,6 +37,7 @@ SWITCHED_OFF_BY_BAREBONES = {
 }
 INTS = (
     "num_workers",
+    "snapshot_every_n_steps",
     "min_epochs",
     "max_epochs",
     "min_steps",
@@ -97,8 +98,16 @@ class TrainerConfig:
     """Seconds to wait for the cluster to have room before giving up; who holds the resources is shown meanwhile."""
     idle_timeout: float = 600.0
     """Seconds that warm workers are kept after a call without another one."""
-    max_failures: int = 0
-    """Lost workers to recover from. Only 0 is possible yet: a lost worker ends the run with an error."""
+    max_failures: int = 3
+    """Failures of the machines, such as a lost worker, that a call survives; 0: the first ends it. No exception of the
+    user's code is one."""
+    snapshot_every_n_steps: int | None = None
+    """Most optimizer steps between two snapshots that a run goes on from; None: as many as keep their cost at about
+    one percent of the run's time. Only on Ray."""
+    spare_workers: int = 0
+    """Processes that stand ready to take the place of a lost worker of their node. Only on Ray."""
+    hang_timeout: float | None = 1800.0
+    """Seconds without a batch on any worker after which the one to blame is killed and replaced; None: never."""
     strategy: str | Any = "auto"
     """"auto", "ddp" (and "ddp_find_unused_parameters_true/false"), "single_device", or a Strategy."""
     sync_batchnorm: bool = False
@@ -211,6 +220,9 @@ class TrainerConfig:
         "resource_timeout",
         "idle_timeout",
         "max_failures",
+        "snapshot_every_n_steps",
+        "spare_workers",
+        "hang_timeout",
     )
     """Flags that Lightning does not have; no command-line arguments, as scripts have a --num_workers of their own."""
     LIMITS: ClassVar[tuple[str, ...]] = (
@@ -272,6 +284,8 @@ class TrainerConfig:
             value = getattr(self, name)
             if not _is_number(value) or value < 0:
                 problems.append(f"{name}={value!r} must be a number of seconds >= 0.")
+        if self.hang_timeout is not None and (not _is_number(self.hang_timeout) or self.hang_timeout <= 0):
+            problems.append(f"hang_timeout={self.hang_timeout!r} must be a number of seconds > 0, or None.")
         for name in ("default_root_dir", "weights_save_path", "resume_from_checkpoint"):
             value = getattr(self, name)
             if not isinstance(value, str | os.PathLike | None):
@@ -284,11 +298,6 @@ class TrainerConfig:
     def _value_problems(self) -> list[str]:
         problems = [*self._bound_problems(), *self._choice_problems()]
         problems += [problem for name in self.LIMITS if (problem := _limit_problem(name, getattr(self, name)))]
-        if self.max_failures > 0:
-            problems.append(
-                f"max_failures={self.max_failures} is not possible yet: a lost worker ends the run with an error. "
-                "Use max_failures=0 and fit(ckpt_path='last') to continue."
-            )
         problems += _accumulation_problems(self.accumulate_grad_batches)
         problems += _val_check_problems(self.val_check_interval)
         if self.max_time is not None:
@@ -314,8 +323,8 @@ class TrainerConfig:
             problems.append(f"`reload_dataloaders_every_n_epochs` should be an int >= 0, got {every}.")
         if not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0:
             problems.append(f"fast_dev_run={self.fast_dev_run!r} is not a valid configuration. It should be >= 0.")
-        problems += _at_least(self, max_failures=0, process_position=0)
-        problems += _at_least_if_given(self, num_workers=1, log_every_n_steps=0, num_sanity_val_steps=-1)
+        problems += _at_least(self, max_failures=0, spare_workers=0, process_position=0)
+        problems += _at_least_if_given(self, num_workers=1, snapshot_every_n_steps=1, log_every_n_steps=0, num_sanity_val_steps=-1)
         return problems + _at_least_if_given(self, min_epochs=0, min_steps=0, check_val_every_n_epoch=1)
 
     def _choice_problems(self) -> list[str]:

@@ -114,6 +114,9 @@ class Job:
     """The Strategy itself in the local engine; None in a worker, which makes its own."""
     profiler: Any = None
     """The trainer's Profiler; every rank records with its own copy."""
+    redone_since: float | None = None
+    """After a worker was lost: files that are newer were written by an attempt that is done again; in seconds since
+    1970. None in the first attempt."""
     trainer: Any = None
     """What hooks see as ``trainer``: the user's Trainer in the local engine; None in a worker, which makes its own."""
 
@@ -197,4 +200,30 @@ class Report:
     """That file itself, where rank 0 is on another node than the driver."""
 
 
-Event = Progress | Text | Metrics | LoggerCall | Report
+@dataclass(frozen=True)
+class GoesOn:
+    """After a worker was lost, training goes on."""
+
+    step: int
+    """Optimizer steps done, at the snapshot that it goes on from."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A failure of a machine that a run has survived. Made on the driver."""
+
+    what: str
+    """What happened, and to whom."""
+    rank: int | None
+    """None: to no single one."""
+    node: str | None
+    """IP address of that rank's node."""
+    step: int
+    """Optimizer steps done, where training went on: 0 from the beginning."""
+    seconds: float
+    """From when the driver knew until training went on."""
+
+
+Record = Text | Metrics | LoggerCall | Report
+"""Events that are counted: what is done again after a failure sends the same ones, and the driver drops them."""
+Event = Record | Progress | GoesOn | Incident

@@ -10,7 +10,10 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from torch.utils.data import DataLoader
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
+from raylight.engine.snapshots import Moment, Snapshot, Snapshots
 from raylight.engine.surroundings import Surroundings
 from raylight.utilities.rank_zero import package_log
 from raylight.worker.control import StopRequest
@@ -72,15 +76,36 @@ class Membership:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A Job, pickled once for all workers, and where it comes from."""
+    """A Job, pickled once for all workers and attempts, and where it comes from."""
 
-    number: int
-    """Of the jobs that the driver has given to these workers."""
     job: bytes
     surroundings: Surroundings
     """What each rank would have around it if it had run the script itself."""
     node_id: str
     """The driver's node."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One of the times that a Job is begun."""
+
+    number: int
+    """Of all attempts that the driver has had these workers make."""
+    takes_snapshots: bool
+    redone_since: float | None
+    """See ``Job``."""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """How far a rank is, and at what."""
+
+    batches: int
+    """Of training and of evaluations; more than before where the rank does anything."""
+    step: int
+    """Optimizer steps."""
+    where: str
+    """The hook or the stage."""
 
 
 class WorkerActor:
@@ -94,6 +119,12 @@ class WorkerActor:
         self._device = torch.device("cpu")
         self._stops: dict[int, StopRequest] = {}
         """By the job's number: a request may be here before the job is."""
+        self._snapshots: Snapshots | None = None
+        """Of the job at work."""
+        self._run: Run | None = None
+        """Likewise; for other threads to look at."""
+        self._thread = 0
+        """That does the jobs."""
         self._outbox = Outbox()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
@@ -106,6 +137,11 @@ class WorkerActor:
             port = free.getsockname()[1]
         host = ray.util.get_node_ip_address()
         return WorkerInfo(context.get_node_id(), host, os.getpid(), gpus, port, os.cpu_count() or 1)
+
+    def leave(self) -> None:
+        """Runs in every worker: out of the process group, of which others are lost."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def join(self, membership: Membership, threads: int) -> None:
         """Runs in every worker. Collective: take a rank and enter the process group."""
@@ -132,24 +168,45 @@ class WorkerActor:
             timeout=datetime.timedelta(minutes=30),
         )
 
-    def execute(self, parcel: Parcel) -> Outcome | Failure:
-        """Runs in every worker. Collective: do a Job."""
+    def execute(
+        self, parcel: Parcel, attempt: Attempt, own: Snapshot | None, first: Snapshot | None
+    ) -> Outcome | Failure:
+        """Runs in every worker. Collective: do a Job.
+
+        Args:
+            own: This rank's part of the snapshot to go on from; None: from the beginning.
+            first: Rank 0's part.
+        """
         assert self._membership is not None
-        stop = self._stop_request(parcel.number)
+        self._thread = threading.get_ident()
+        stop = self._stop_request(attempt.number)
         self._outbox.open()
         parcel.surroundings.adopt()
+        job: Job = ray.cloudpickle.loads(parcel.job)
+        job.redone_since = attempt.redone_since
+        every = job.config.snapshot_every_n_steps
+        self._snapshots = Snapshots(every, own, first.shared if first else None) if attempt.takes_snapshots else None
         try:
-            outcome = _do(parcel, self._membership, self._device, self._emitter(parcel.node_id), stop)
+            parcel.surroundings.adopt_numbers()
+            emit = self._emitter(parcel.node_id)
+            outcome = _do(job, self._membership, self._device, emit, stop, self._snapshots, self._watch)
         except BaseException as error:  # KeyboardInterrupt and SystemExit of the user's code travel as well
             member = self._membership
             return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
         finally:
-            self._stops.pop(parcel.number)
+            self._run = None
+            self._stops.pop(attempt.number)
             self._outbox.close()
+            if self._snapshots is not None:
+                self._snapshots.close()
+        del job
         gc.collect()  # model, trainer and run refer to each other
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return outcome
+
+    def _watch(self, run: Run) -> None:
+        self._run = run
 
     # Control: answers while execute runs
 
@@ -159,6 +216,26 @@ class WorkerActor:
     def events(self, seconds: float) -> list[Event]:
         """Events since the last call; waits up to ``seconds`` for the first."""
         return self._outbox.take(seconds)
+
+    def next_snapshot(self, after: int, seconds: float) -> tuple[Moment | None, Snapshot | None]:
+        """This rank's part of the first snapshot later than batch ``after``; waits up to ``seconds`` for it."""
+        snapshots = self._snapshots
+        snapshot = snapshots.next(after, seconds) if snapshots is not None else None
+        return (None, None) if snapshot is None else (snapshot.moment, snapshot)
+
+    def heartbeat(self) -> Heartbeat | None:
+        """What the rank is at; None where it has not begun, or is done."""
+        run = self._run
+        if run is None:
+            return None
+        seen = sum(sum(evaluated.seen) for evaluated in list(run.eval_data.values()))
+        where = run.metrics.hook or str(run.state.stage or run.state.fn)
+        return Heartbeat(run.state.total_batches + seen, run.state.global_step, where)
+
+    def stack(self) -> str:
+        """Where the thread that does the job is, from the first frame of the run on."""
+        frame = sys._current_frames().get(self._thread)
+        return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
     def answer(self, verdict: bool) -> None:
         """What the driver says to this rank's Report."""
@@ -203,7 +280,8 @@ class Outbox:
         self._arrived.set()
 
     def open(self) -> None:
-        """A run begins."""
+        """A run begins, without what an earlier one has left."""
+        self._events.clear()
         self._run_is_over.clear()
 
     def close(self) -> None:
@@ -219,11 +297,17 @@ class Outbox:
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
-def _do(parcel: Parcel, member: Membership, device: torch.device, emit: Emit, stop: StopRequest) -> Outcome:
+def _do(
+    job: Job,
+    member: Membership,
+    device: torch.device,
+    emit: Emit,
+    stop: StopRequest,
+    snapshots: Snapshots | None,
+    watch: Callable[[Run], None],
+) -> Outcome:
     # A function, so that the run's objects end with its frame; a method of an actor would be wrapped by Ray.
-    job: Job = ray.cloudpickle.loads(parcel.job)
-    parcel.surroundings.adopt_numbers()
-    run, outcome = execute(job, member.ranks, device, emit, stop)
+    run, outcome = execute(job, member.ranks, device, emit, stop, snapshots, watch)
     _end_loader_processes(run)
     return homeward.pack(run, outcome)
 
@@ -242,6 +326,6 @@ def _end_loader_processes(run: Run) -> None:
     # Persistent workers live as long as their iterator. From the garbage collector multiprocessing cannot end them
     # properly: it waits five seconds for each.
     for used in (run.train_data, *run.eval_data.values()):
-        for loader in used.combined.flattened if used is not None else ():
+        for loader in used.loaders if used is not None else ():
             if isinstance(loader, DataLoader):
                 loader._iterator = None

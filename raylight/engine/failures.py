@@ -16,8 +16,23 @@ COLLATERAL = (
     "NCCL",
     "Broken pipe",
     "gloo",
+    "Gloo",
+    "ProcessGroup",
+    "DistBackendError",
+    "DistNetworkError",
+    "DistStoreError",
 )
 """Texts of the errors that a lost peer causes in the others."""
+
+
+def summary_of(error: BaseException) -> str:
+    """Its type and message."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def is_collateral(summary: str) -> bool:
+    """Whether an error of this summary looks like the consequence of another rank's end."""
+    return any(text in summary for text in COLLATERAL)
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Failure:
     @property
     def is_collateral(self) -> bool:
         """Whether it looks like the consequence of another rank's end."""
-        return any(text in self.summary for text in COLLATERAL)
+        return is_collateral(self.summary)
 
 
 class RemoteTraceback(Exception):
@@ -56,7 +71,7 @@ def describe(error: BaseException, rank: int, node: str, pid: int) -> Failure:
     """Runs in a worker: ``error`` in a form that can travel."""
     from ray import cloudpickle
 
-    summary = "".join(traceback.format_exception_only(error)).strip()
+    summary = summary_of(error)
     text = "".join(traceback.format_exception(type(error), error, _from_user_code(error.__traceback__)))
     try:
         pickled = cloudpickle.dumps(error)

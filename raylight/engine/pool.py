@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import threading
 import time
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util import get_current_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raylight.config.accelerators import Placement
-from raylight.config.messages import Event, Job, Outcome, Report, TrainerFn
+from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine import cluster, homeward
-from raylight.engine.actor import Membership, Parcel, WorkerActor, WorkerInfo
+from raylight.engine.actor import Attempt, Membership, Parcel, WorkerActor, WorkerInfo
 from raylight.engine.base import Sink
-from raylight.engine.failures import Failure, revive
+from raylight.engine.following import Following, WorkersLostError
 from raylight.engine.interrupt import graceful_interrupt
+from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
 from raylight.engine.surroundings import Surroundings
-from raylight.utilities.exceptions import WorkerError
+from raylight.utilities.exceptions import ResourceError, WorkerError
 from raylight.worker.evaluation import in_dataset_order
 
-POLL_SECONDS = 0.2
-EVENT_WAIT_SECONDS = 1.0
 SECONDS_TO_ANSWER = 10.0
-LAST_WORDS_SECONDS = 0.3
-"""After a failure, how long rank 0 may take to tell what happened before it."""
-SECONDS_FOR_ROOT_CAUSE = 2.0
-"""After the first failure, how long the others may take to show which was the cause."""
+CONTROL_THREADS = 6
+"""Of a worker, for questions while it runs: two wait for news of it, the others answer at once."""
+SECONDS_TO_START = 60.0
+"""For a worker that takes a lost one's place, once there is room for it."""
 
 
 class WorkerPool:
@@ -45,17 +45,26 @@ class WorkerPool:
     def __init__(self, placement: Placement, resource_timeout: float, idle_timeout: float) -> None:
         self.placement = placement
         self.idle_timeout = idle_timeout
+        self._resource_timeout = resource_timeout
         self._group: Any = None
         """The placement group that is given back in the end; None in a trial of Ray Tune, which has one."""
+        self._trials_group: Any = None
+        """That of the trial."""
         self._workers: list[Any] = []
         """Actor handles, by global rank."""
+        self._bundles: list[int] = []
+        """Their bundles in the placement group, by global rank."""
         self._infos: list[WorkerInfo] = []
+        self._gpus: dict[int, tuple[int, ...]] = {}
+        """GPUs of the worker in a bundle."""
+        self._spares: list[tuple[Any, Any]] = []
+        """Processes that wait to take a lost one's place, each with a reference to its WorkerInfo."""
         self._idle_timer: threading.Timer | None = None
-        self._num_jobs = 0
+        self._num_attempts = 0
         self._session = ray.get_runtime_context().get_job_id()
         """The connection to Ray that the workers belong to."""
         try:
-            self._start(resource_timeout)
+            self._start()
         except BaseException:
             self.shutdown()
             raise
@@ -74,28 +83,47 @@ class WorkerPool:
 
     # ------------------------------------------------------------------------------------------------ start
 
-    def _start(self, resource_timeout: float) -> None:
-        placement = self.placement
+    def _start(self) -> None:
         trials_group = get_current_placement_group()
         if trials_group is None:
-            self._group, bundles = self._reserve(resource_timeout)
+            self._group, self._bundles = self._reserve()
         else:
-            bundles = cluster.bundles_of_trial(trials_group, placement)
-        actors = [self._make_actor(self._group or trials_group, bundle) for bundle in bundles]
-        infos: list[WorkerInfo] = ray.get([actor.boot.remote() for actor in actors])
+            self._trials_group = trials_group
+            self._bundles = cluster.bundles_of_trial(trials_group, self.placement)
+        self._workers = [self._make_actor(bundle) for bundle in self._bundles]
+        self._join()
+
+    def _join(self) -> None:
+        """All processes are there: give each its rank, and make the process group."""
+        booting = [worker.boot.remote() for worker in self._workers]
+        done, late = ray.wait(booting, num_returns=len(booting), timeout=self._resource_timeout + SECONDS_TO_START)
+        if late:
+            raise ResourceError(
+                f"{len(late)} of {len(booting)} workers could not be started within "
+                f"{self._resource_timeout + SECONDS_TO_START:g} s: is there room for them, on the nodes that are left?"
+            )
+        infos: list[WorkerInfo] = ray.get(booting)
+        infos = [self._with_gpus(info, bundle) for info, bundle in zip(infos, self._bundles, strict=True)]
         order = _rank_order(infos)
-        self._workers = [actors[i] for i in order]
+        self._workers = [self._workers[i] for i in order]
+        self._bundles = [self._bundles[i] for i in order]
         self._infos = [infos[i] for i in order]
-        members = memberships(self._infos, placement)
-        share = int(placement.resources.get("CPU", 1))
+        members = memberships(self._infos, self.placement)
+        share = int(self.placement.resources.get("CPU", 1))
         threads = [  # another trial's workers may be on the same node
-            max(1, share if trials_group is not None else info.cores // member.local_world_size)
+            max(1, share if self._trials_group is not None else info.cores // member.local_world_size)
             for info, member in zip(self._infos, members, strict=True)
         ]
         joined = [w.join.remote(m, t) for w, m, t in zip(self._workers, members, threads, strict=True)]
         ray.get(joined)
 
-    def _reserve(self, resource_timeout: float) -> tuple[Any, list[int]]:
+    def _with_gpus(self, info: WorkerInfo, bundle: int) -> WorkerInfo:
+        """A spare has no GPU of its own: it takes those of the worker whose place it takes."""
+        if info.gpu_ids:
+            self._gpus[bundle] = info.gpu_ids
+        return dataclasses.replace(info, gpu_ids=self._gpus.get(bundle, ()))
+
+    def _reserve(self) -> tuple[Any, list[int]]:
         """A placement group of this pool's own, and the bundle of each worker."""
         placement = self.placement
         nodes, per_node = placement.num_nodes, placement.num_workers // placement.num_nodes
@@ -106,33 +134,65 @@ class WorkerPool:
         else:
             group = placement_group([placement.resources] * placement.num_workers, "PACK", name="raylight")
         self._group = group  # from now on shutdown() gives it back
-        cluster.wait_for_room(group, placement, resource_timeout)
+        cluster.wait_for_room(group, placement, self._resource_timeout)
         return group, [i // per_node if nodes > 1 else i for i in range(placement.num_workers)]
 
-    def _make_actor(self, group: Any, bundle: int) -> Any:
-        resources = dict(self.placement.resources)
+    def _make_actor(self, bundle: int, spare: bool = False) -> Any:
+        """A process in a bundle of the placement group; a spare one takes none of its resources."""
+        resources = {} if spare else dict(self.placement.resources)
+        group = self._group if self._trials_group is None else self._trials_group
         options: dict[str, Any] = {
             "num_cpus": resources.pop("CPU", 0),
             "num_gpus": resources.pop("GPU", 0),
             "memory": resources.pop("memory", None),
             "resources": resources,
-            "concurrency_groups": {"control": 2},
+            "concurrency_groups": {"control": CONTROL_THREADS},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundle),
         }
         # No runtime_env: with one, Ray could not use the processes that it has started in advance.
         return ray.remote(**options)(WorkerActor).remote()
 
+    # ------------------------------------------------------------------------------------------------ lost workers
+
+    def keep_spares(self, count: int) -> None:
+        """Have ``count`` processes ready to take the place of lost ones, on the workers' nodes in turn."""
+        while len(self._spares) > count:
+            ray.kill(self._spares.pop()[1])
+        for number in range(len(self._spares), count):
+            bundle = self._bundles[number % len(self._bundles)]
+            spare = self._make_actor(bundle, spare=True)
+            self._spares.append((spare.boot.remote(), spare))
+
+    def _replace(self, dead: set[int]) -> None:
+        """The others leave the broken process group; new processes take the places of the dead; all meet again."""
+        living = [worker for rank, worker in enumerate(self._workers) if rank not in dead]
+        ray.get([worker.leave.remote() for worker in living], timeout=SECONDS_TO_ANSWER)
+        for rank in dead:
+            ray.kill(self._workers[rank])
+            self._workers[rank] = self._take_spare(self._infos[rank].node_id) or self._make_actor(self._bundles[rank])
+        self._join()
+
+    def _take_spare(self, node_id: str) -> Any:
+        """A spare process on the node; None where there is none that lives."""
+        for place in list(self._spares):
+            booting, spare = place
+            try:
+                here = ray.get(booting, timeout=SECONDS_TO_ANSWER).node_id == node_id
+            except (RayActorError, GetTimeoutError):
+                self._spares.remove(place)
+                continue
+            if here:
+                self._spares.remove(place)
+                return spare
+        return None
+
     # ------------------------------------------------------------------------------------------------ jobs
 
     def execute(self, job: Job, sink: Sink) -> Outcome:
         """Runs on the driver: do the Job on all workers and return rank 0's outcome."""
-        self._num_jobs += 1
-        stop = threading.Event()
+        self.keep_spares(job.config.spare_workers)
         try:
-            parcel = ray.put(_pack(job, self._num_jobs))
-            running = {worker.execute.remote(parcel): rank for rank, worker in enumerate(self._workers)}
-            with graceful_interrupt(stop.set) if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
-                outcomes = self._follow(running, sink, stop)
+            outcomes = self._persist(job, sink)
         except BaseException:
             self.shutdown()
             raise
@@ -143,102 +203,77 @@ class WorkerPool:
             outcome.predictions = in_dataset_order([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
         return outcome
 
-    def _follow(self, running: dict[Any, int], sink: Sink, stop: threading.Event) -> dict[int, Outcome]:
-        """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns."""
-        outcomes: dict[int, Outcome] = {}
-        events = self._ask_for_events()
-        waiting = dict(running)
-        while waiting:
-            ready, _ = ray.wait([*waiting, events], num_returns=1, timeout=POLL_SECONDS)
-            for ref in ready:
-                if ref is events:
-                    events = self._pass_on(events, sink)
-                    continue
-                rank = waiting.pop(ref)
-                result = self._get(ref, rank)
-                if not isinstance(result, Outcome):
-                    cause = self._root_cause([result, *self._other_failures(result, waiting)])
-                    with contextlib.suppress(Exception):  # the cause matters more
-                        self._drain(events, sink, LAST_WORDS_SECONDS)
-                    raise cause
-                outcomes[rank] = result
-            if stop.is_set():
-                stop.clear()
-                self._stop_gracefully()
-        self._drain(events, sink)
-        return outcomes
+    def _persist(self, job: Job, sink: Sink) -> dict[int, Outcome]:
+        """Attempts, until one is not ended by the loss of a worker, or there were too many of these."""
+        most, fitting = job.config.max_failures, job.fn == TrainerFn.FITTING
+        listener, incidents = Listener(sink), Incidents(most, sink)
+        listener.goes_on = incidents.close
+        snapshots = SnapshotKeeper() if most and fitting else None
+        stop = threading.Event()
+        parcel, began, redone_since = ray.put(_pack(job)), time.time(), None
+        with graceful_interrupt(stop.set) if fitting else contextlib.nullcontext():
+            while True:
+                parts = snapshots.newest if snapshots is not None else []
+                listener.start(parts[0].moment.records if parts else 0)
+                try:
+                    outcomes = self._attempt(parcel, job, listener, snapshots, redone_since, stop)
+                except WorkersLostError as lost:
+                    self._recover(lost, incidents)
+                    redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
+                else:
+                    incidents.close(outcomes[0].state.global_step)
+                    return outcomes
 
-    def _ask_for_events(self, seconds: float = EVENT_WAIT_SECONDS) -> Any:
-        return self._workers[0].events.options(concurrency_group="control").remote(seconds)
+    def _attempt(
+        self,
+        parcel: Any,
+        job: Job,
+        listener: Listener,
+        snapshots: SnapshotKeeper | None,
+        redone_since: float | None,
+        stop: threading.Event,
+    ) -> dict[int, Outcome]:
+        self._num_attempts += 1
+        attempt = Attempt(self._num_attempts, snapshots is not None, redone_since)
+        parts = [part.content for part in snapshots.newest] if snapshots is not None else []
+        running = {
+            worker.execute.remote(parcel, attempt, *((parts[rank], parts[0]) if parts else (None, None))): rank
+            for rank, worker in enumerate(self._workers)
+        }
+        if snapshots is not None:
+            snapshots.start(self._workers)
+        timeout = job.config.hang_timeout
+        return Following(self._workers, self._infos, attempt.number, listener, snapshots, timeout).run(running, stop)
 
-    def _pass_on(self, events: Any, sink: Sink) -> Any:
-        try:
-            self._take(ray.get(events), sink)
-        except RayActorError:
-            return ray.put([])  # rank 0 is gone: its execute tells how
-        return self._ask_for_events()
+    def _recover(self, lost: WorkersLostError, incidents: Incidents) -> None:
+        """Put the pool together again.
 
-    def _drain(self, events: Any, sink: Sink, seconds: float | None = None) -> None:
-        """Fetch what rank 0 has left to say, waiting ``seconds`` at most for an answer."""
-        for answer in (events, self._ask_for_events(0.0)):
-            if ray.wait([answer], timeout=seconds)[0]:
-                self._take(ray.get(answer), sink)
+        Raises:
+            WorkerError: There have been too many failures.
+        """
+        error, dead = lost.error, lost.dead
+        while True:
+            incidents.take(error)
+            try:
+                self._replace(dead)
+                return
+            except RayError as further:  # meanwhile another one
+                dead = self._dead()
+                error = WorkerError(f"A worker was lost while another was replaced: {further}")
 
-    def _take(self, events: list[Event], sink: Sink) -> None:
-        for event in events:
-            answer = sink(event)
-            if isinstance(event, Report):
-                self._workers[0].answer.options(concurrency_group="control").remote(bool(answer))
-
-    def _get(self, ref: Any, rank: int) -> Outcome | Failure | WorkerError:
-        try:
-            result: Outcome | Failure = ray.get(ref)
-            return result
-        except RayActorError as error:
-            info = self._infos[rank]
-            lost = WorkerError(
-                f"The worker of rank {rank} (pid {info.pid} on node {info.host}) is gone: {_reason(error)} "
-                "It may have been killed, by the operating system for want of memory for one. "
-                "Continue from a checkpoint with fit(ckpt_path='last').",
-                rank,
-                info.host,
-            )
-            lost.__cause__ = error
-            return lost
-
-    def _other_failures(self, first: Any, others: dict[Any, int]) -> list[Any]:
-        """What else has failed by now; awaited only where the first failure looks like a consequence."""
-        patience = SECONDS_FOR_ROOT_CAUSE if isinstance(first, Failure) and first.is_collateral else 0.0
-        deadline = time.monotonic() + patience
-        waiting, failures = dict(others), []
-        while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                break
-            result = self._get(ready[0], waiting.pop(ready[0]))
-            if not isinstance(result, Outcome):
-                failures.append(result)
-                if not (isinstance(result, Failure) and result.is_collateral):
-                    break
-        return failures
-
-    def _root_cause(self, failures: list[Failure | WorkerError]) -> BaseException:
-        """The user's exception before a lost worker, a lost worker before what that caused in the others."""
-
-        def blame(failure: Failure | WorkerError) -> int:
-            return 1 if isinstance(failure, WorkerError) else 2 if failure.is_collateral else 0
-
-        cause = min(failures, key=blame)
-        return cause if isinstance(cause, WorkerError) else revive(cause)
-
-    def _stop_gracefully(self) -> None:
-        """Let all ranks stop before the same batch; see ``StopRequest``."""
-        job = self._num_jobs
-        held = [worker.hold.options(concurrency_group="control").remote(job) for worker in self._workers]
-        with contextlib.suppress(RayActorError):  # a rank is gone: its execute tells how
-            batch = max(ray.get(held))
-            for worker in self._workers:
-                worker.stop_at.options(concurrency_group="control").remote(job, batch)
+    def _dead(self) -> set[int]:
+        """Ranks whose processes do not answer."""
+        pings = [worker.ping.options(concurrency_group="control").remote() for worker in self._workers]
+        ready, _ = ray.wait(pings, num_returns=len(pings), timeout=SECONDS_TO_ANSWER)
+        dead = set()
+        for rank, ping in enumerate(pings):
+            try:
+                if ping not in ready:
+                    raise GetTimeoutError
+                ray.get(ping)
+            except (RayError, GetTimeoutError):
+                dead.add(rank)
+        return dead
 
     # ------------------------------------------------------------------------------------------------ end
 
@@ -246,10 +281,11 @@ class WorkerPool:
         """Runs on the driver: end all worker processes and give back their resources. May be called again."""
         self.keep()
         workers, self._workers = self._workers, []
+        spares, self._spares = self._spares, []
         group, self._group = self._group, None
         if not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
             return  # they ended with their cluster, or with the connection to it
-        for worker in workers:
+        for worker in [*workers, *(spare for _, spare in spares)]:
             ray.kill(worker)
         if group is not None:
             remove_placement_group(group)  # ends actors that were still starting, too
@@ -357,16 +393,9 @@ def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membershi
     return members
 
 
-def _pack(job: Job, number: int) -> Parcel:
+def _pack(job: Job) -> Parcel:
     return Parcel(
-        number=number,
         job=ray.cloudpickle.dumps(job),
         surroundings=Surroundings.here(),
         node_id=ray.get_runtime_context().get_node_id(),
     )
-
-
-def _reason(error: RayActorError) -> str:
-    text = str(error)
-    marker = "The actor is dead because "
-    return text.partition(marker)[2].split("\n")[0] if marker in text else text.split("\n")[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from raylight.callbacks.base import Callback
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import migrate, progress
@@ -48,21 +50,49 @@ def dump(run: Run, weights_only: bool) -> dict[str, Any]:
     if run.train_data is not None and (states := run.train_data.state_dicts()):
         checkpoint["loops"]["fit_loop"]["state_dict"] = {"combined_loader": states}
     if not weights_only:
-        checkpoint["callbacks"] = _callback_states(run)
-        checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
-        checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in run.lr_scheduler_configs]
-        if precision_state := run.precision.state_dict():
-            checkpoint[type(run.precision).__qualname__] = precision_state
+        _add_training(run, checkpoint)
         run.precision.on_save_checkpoint(checkpoint)
         if run.state.fn == TrainerFn.FITTING:
             checkpoint[OWN_KEY] = {"ranks": run.strategy.all_gather_object(exact.dump(run))}
-    if datamodule is not None and (state := run.hooked_data.state_dict()):
-        checkpoint[type(datamodule).__qualname__] = state
+    _add_datamodule(run, checkpoint)
     if not weights_only:
         for callback, returned in run.of_callbacks("on_save_checkpoint", checkpoint):
             legacy.take_returned_state(callback, returned, checkpoint)
     run.hooked.on_save_checkpoint(checkpoint)
     return checkpoint
+
+
+def dump_quietly(run: Run) -> dict[str, Any]:
+    """Collective: a checkpoint that no hook of the user's knows of, for this run alone."""
+    checkpoint: dict[str, Any] = {
+        "state_dict": torch.nn.Module.state_dict(run.model),
+        "loops": progress.to_loops(run.state.position(), run.model.automatic_optimization),
+    }
+    if run.train_data is not None and (states := run.train_data.state_dicts()):
+        checkpoint["loops"]["fit_loop"]["state_dict"] = {"combined_loader": states}
+    _add_training(run, checkpoint)
+    _add_datamodule(run, checkpoint)
+    run.of_callbacks("on_save_checkpoint", checkpoint, without=_of_the_user(run, "on_save_checkpoint"))
+    return checkpoint
+
+
+def _add_training(run: Run, checkpoint: dict[str, Any]) -> None:
+    checkpoint["callbacks"] = _callback_states(run)
+    checkpoint["optimizer_states"] = [run.strategy.optimizer_state(optimizer) for optimizer in run.optimizers]
+    checkpoint["lr_schedulers"] = [config.scheduler.state_dict() for config in run.lr_scheduler_configs]
+    if precision_state := run.precision.state_dict():
+        checkpoint[type(run.precision).__qualname__] = precision_state
+
+
+def _add_datamodule(run: Run, checkpoint: dict[str, Any]) -> None:
+    datamodule = run.source.datamodule
+    if datamodule is not None and (state := run.hooked_data.state_dict()):
+        checkpoint[type(datamodule).__qualname__] = state
+
+
+def _of_the_user(run: Run, hook: str) -> list[Any]:
+    """Callbacks whose ``hook`` is not raylight's."""
+    return [each for each in run.callbacks if not getattr(type(each), hook).__module__.startswith("raylight.")]
 
 
 def save_weights(
@@ -101,6 +131,8 @@ def _callback_states(run: Run) -> dict[str, Any]:
 
 def read(run: Run) -> dict[str, Any] | None:
     """The checkpoint that the call was told to start from, in today's form; None without one."""
+    if run.going_on:
+        return run.snapshots.checkpoint()
     if run.job.ckpt_path is None:
         return None
     rank_zero_info(f"Restoring states from the checkpoint path at {run.job.ckpt_path}")
@@ -110,7 +142,8 @@ def read(run: Run) -> dict[str, Any] | None:
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
     """Weights, and the states of the datamodule and the callbacks."""
     model = run.model
-    run.hooked.on_load_checkpoint(checkpoint)
+    if not run.going_on:
+        run.hooked.on_load_checkpoint(checkpoint)
     load_weights(model, checkpoint, model.strict_loading)
     datamodule = run.source.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
@@ -128,10 +161,11 @@ def _restore_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:
             f"`Trainer` instantiation. Please add the following callbacks: {sorted(left)}."
         )
     with_own_state = [callback for callback in run.callbacks if legacy.wants_own_state(callback)]
-    run.of_callbacks("on_load_checkpoint", checkpoint, without=with_own_state)
+    unasked = _of_the_user(run, "on_load_checkpoint") if run.going_on else []
+    run.of_callbacks("on_load_checkpoint", checkpoint, without=[*with_own_state, *unasked])
     for callback in run.callbacks:
         state = next((states[key] for key in _state_keys(callback) if states.get(key)), None)
-        if state is not None and callback in with_own_state:
+        if state is not None and callback in with_own_state and callback not in unasked:
             callback.on_load_checkpoint(run.trainer, run.model, copy.deepcopy(state))
         if state is not None:
             callback.load_state_dict(copy.deepcopy(state))

@@ -1,8 +1,13 @@
-"""Requests of the driver that all ranks follow at the same batch, without a collective."""
+"""What the driver and a run agree on: requests that all ranks follow at the same batch, and snapshots to go on from."""
 
 from __future__ import annotations
 
+import math
 import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raylight.worker.run import Run
 
 MARGIN = 2
 """Batches between a request and the batch before which a rank waits for the driver's decision."""
@@ -49,3 +54,26 @@ class StopRequest:
         if must_wait:
             self._decided.wait()
         return self._stop_at is not None and batch >= self._stop_at
+
+
+class NoSnapshots:
+    """A run takes none, and starts from none: in the user's own process, which would be lost with them."""
+
+    due: float = math.inf
+    """Batches over all epochs after which the next is to be taken. Read on the step path."""
+    start: Any = None
+    """The one to go on from."""
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What the run starts from, in the form of a checkpoint."""
+        raise AssertionError("there is nothing to start from")
+
+    def begin(self, run: Run) -> None:
+        """Training is about to begin, or to go on where the snapshot was taken. Collective."""
+
+    def take(self, run: Run) -> None:
+        """Between two batches, on all ranks at the same one. Collective."""
+
+    def outlives(self, error: BaseException) -> bool:
+        """Whether ``error`` comes of another worker's end, and the run goes on without this attempt."""
+        return False

@@ -654,6 +654,11 @@ class EvalData:
         """No rank has a batch. A rank without any takes part in the hooks and collectives of the others."""
 
     @property
+    def loaders(self) -> list[Any]:
+        """As they are iterated."""
+        return self.combined.flattened
+
+    @property
     def num_dataloaders(self) -> int:
         return len(self.combined.flattened)
 

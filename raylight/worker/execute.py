@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from raylight.config.flags import TrainerConfig
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.utilities.exceptions import TunerExit
 from raylight.worker import evaluation
-from raylight.worker.control import StopRequest
+from raylight.worker.control import NoSnapshots, StopRequest
 from raylight.worker.fitting import StopFit, fit
 from raylight.worker.run import Run
 from raylight.worker.trial import try_out
@@ -28,9 +29,18 @@ SECONDS_TO_CLEAN_UP = 3.0
 
 
 def execute(
-    job: Job, ranks: dict[str, int], device: torch.device, emit: Emit, stop: StopRequest
+    job: Job,
+    ranks: dict[str, int],
+    device: torch.device,
+    emit: Emit,
+    stop: StopRequest,
+    snapshots: NoSnapshots | None = None,
+    watch: Callable[[Run], None] | None = None,
 ) -> tuple[Run, Outcome]:
     """Do the Job. Collective: every rank of the run must call it with the same Job.
+
+    Args:
+        watch: Is shown the run before it starts, for another thread to see how far it is.
 
     Returns:
         The Run, for a driver in the same process, and what comes back to the user.
@@ -40,11 +50,13 @@ def execute(
     """
     if job.trainer is None:  # in the user's process the Trainer did it, and the user may have changed it since
         set_torch_flags(job.config)
-    run = Run(job, ranks, device, emit, stop)
+    run = Run(job, ranks, device, emit, stop, snapshots)
     run.try_out = functools.partial(try_out, run)
     if job.trainer is not None:
         job.trainer._run = run
         job.trainer.state = run.state
+    if watch is not None:
+        watch(run)
     outcome = Outcome(run.state)
     try:
         run.start()
@@ -70,7 +82,9 @@ def _fail(run: Run, error: BaseException) -> None:
         run.fail(error)
         return
     run.strategy = run.strategy.alone()
-    cleaning = threading.Thread(target=run.fail, args=(error,), daemon=True)
+    # A run that goes on has not failed: only what ``setup`` has made is let go of, as it is made again.
+    clean = run.teardown_hooks if run.snapshots.outlives(error) else functools.partial(run.fail, error)
+    cleaning = threading.Thread(target=clean, daemon=True)
     with contextlib.suppress(RuntimeError):  # where memory has run out there may be none for a thread
         cleaning.start()
         cleaning.join(SECONDS_TO_CLEAN_UP)

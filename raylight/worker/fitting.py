@@ -47,7 +47,7 @@ def fit(run: Run) -> None:
 def sanity_check(run: Run) -> None:
     """Try a few validation batches, so that a mistake there shows before training."""
     state = run.state
-    if not state.enable_validation or not run.trainer.num_sanity_val_steps:
+    if not state.enable_validation or not run.trainer.num_sanity_val_steps or run.going_on:
         return
     if run.resumed and (run.resumed_within or run.trainer.max_steps != -1):
         return
@@ -73,6 +73,7 @@ def train(run: Run) -> None:
     _ask_for_validation_data(run)
     _warn_of_eval_mode(run)
     run.notify("on_train_start")
+    run.snapshots.begin(run)
     if run.own_state is not None:
         exact.restore(run, run.own_state)
         run.own_state = None
@@ -92,7 +93,7 @@ def _start_loaders(run: Run) -> None:
         data.set_epoch(state.epoch)
         data.load_state_dicts(run.loader_states)
         run.loader_states = []
-        if run.own_state is None:  # else they go on when all of it is put back
+        if run.own_state is None and not run.going_on:  # else they go on when all of it is put back
             data.start(skip=state.batches_done)
     set_validation_interval(run)
 
@@ -138,6 +139,8 @@ def may_stop(run: Run) -> bool:
 def train_epoch(run: Run) -> None:
     """One epoch: its batches, and what happens at its end."""
     state, metrics = run.state, run.metrics
+    if state.total_batches >= run.snapshots.due and not state.epoch_is_open:
+        run.snapshots.take(run)
     data = _reloaded(run)
     data.set_epoch(state.epoch)
     resumed_within = state.batches_done
@@ -186,6 +189,7 @@ def train_batches(run: Run, data: TrainData) -> None:
     log_every = 1 if run.config.num_dev_batches else run.trainer.log_every_n_steps
     hears_start, hears_end = run.listeners["on_train_batch_start"], run.listeners["on_train_batch_end"]
     step_batch, transfers, schedulers = batch_trainer(run), run.transfers, run.lr_scheduler_configs
+    snapshots = run.snapshots
     if state.should_stop and may_stop(run):
         return
     batches = data.batches(skip=state.batches_done)
@@ -225,6 +229,8 @@ def train_batches(run: Run, data: TrainData) -> None:
             state.logger_step += 1
         if max_steps != -1 and state.global_step >= max_steps or state.should_stop and may_stop(run):
             break
+        if state.total_batches >= snapshots.due and not is_last and not state.is_accumulating:
+            snapshots.take(run)
 
 
 def _starts_with_skip(run: Run, batch: Any, batch_idx: int) -> bool:

@@ -16,11 +16,13 @@ from torch import Tensor
 from raylight.callbacks.base import Callback
 from raylight.callbacks.schedules import Timer
 from raylight.callbacks.shared_deadline import SharedDeadline
+from raylight.checkpoint import storage
 from raylight.config.messages import (
     Event,
     Job,
     LoggerInfo,
     Metrics,
+    Record,
     Report,
     RunningStage,
     Text,
@@ -35,7 +37,7 @@ from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
 from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners
-from raylight.worker.control import StopRequest
+from raylight.worker.control import NoSnapshots, StopRequest
 from raylight.worker.loader_advice import advise
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
@@ -76,9 +78,18 @@ class Run:
         device: Where it computes.
         emit: Takes events to the driver; called on rank 0 only.
         stop: The driver's requests.
+        snapshots: Takes snapshots, and has the one that the run goes on from.
     """
 
-    def __init__(self, job: Job, ranks: dict[str, int], device: torch.device, emit: Emit, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        job: Job,
+        ranks: dict[str, int],
+        device: torch.device,
+        emit: Emit,
+        stop: StopRequest,
+        snapshots: NoSnapshots | None = None,
+    ) -> None:
         # What was asked for
         self.job = job
         self.config = job.config
@@ -86,6 +97,12 @@ class Run:
         self.model: LightningModule = job.model
         self.callbacks = job.callbacks
         self.stop_request = stop
+        self.snapshots = snapshots or NoSnapshots()
+        self.going_on = self.snapshots.start is not None
+        """After a worker was lost; until training goes on, nothing is recorded."""
+        self.redone_since = job.redone_since
+        self.num_records = 0
+        """Events of the kind ``Record`` so far."""
         self._emit = emit
 
         # Where it stands
@@ -606,11 +623,25 @@ class Run:
 
     def emit(self, event: Event) -> None:
         """Send an event to the driver; on ranks other than 0 nothing happens."""
-        if self.strategy.is_global_zero:
-            self._emit(event)
+        if not self.strategy.is_global_zero:
+            return
+        if isinstance(event, Record):
+            if self.going_on:
+                return
+            self.num_records += 1
+        self._emit(event)
+
+    def go_on_speaking(self, num_records: int) -> None:
+        """The run is where it was when it had sent so many records."""
+        self.num_records, self.going_on = num_records, False
+
+    def is_redone(self, path: str | os.PathLike[str]) -> bool:
+        """Whether this run has written the file before, in an attempt of which nothing else is left."""
+        return self.redone_since is not None and storage.modified(path) >= self.redone_since
 
     def report(self, report: Report) -> bool:
         """Collective: tell the driver what this trial has reached; whether to go on. Waits for the answer."""
+        self.num_records += 1
         answer = self._emit(report) if self.strategy.is_global_zero else None
         return bool(self.strategy.broadcast(answer))
 
@@ -667,7 +698,7 @@ class Run:
             logger.save()
 
     def _make_loggers(self) -> list[Any]:
-        emit = self._emit if self.state.global_rank == 0 else None
+        emit = self.emit if self.state.global_rank == 0 else None
         return [
             RemoteLogger(index, logger, emit) if isinstance(logger, LoggerInfo) else logger
             for index, logger in enumerate(self.job.loggers)

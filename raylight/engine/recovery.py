@@ -1,0 +1,155 @@
+"""A run outlives its workers: which snapshot it goes on from, what the driver has heard before, and what is an incident.
+
+Runs on the driver.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from raylight.config.messages import Event, GoesOn, Incident, Record, Report
+from raylight.engine.base import Sink
+from raylight.engine.snapshots import Moment
+from raylight.utilities.exceptions import WorkerError
+from raylight.utilities.rank_zero import log
+
+SNAPSHOT_WAIT_SECONDS = 10.0
+"""How long a worker holds the question for its next snapshot."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rank's part of a snapshot, in Ray's object store, on this node."""
+
+    moment: Moment
+    content: Any
+    """A reference to a ``Snapshot``."""
+
+
+class SnapshotKeeper:
+    """Fetches all ranks' snapshots as they are taken, and keeps the newest that is complete."""
+
+    def __init__(self) -> None:
+        self.newest: list[Part] = []
+        """By rank; empty before there is one."""
+        self._workers: list[Any] = []
+        self._asked: dict[Any, tuple[int, Any]] = {}
+        """Reference to the content that was asked for -> rank, and reference to its moment."""
+        self._parts: list[dict[int, Part]] = []
+        """By rank: by batch."""
+
+    def start(self, workers: list[Any]) -> None:
+        """An attempt begins."""
+        self._workers, self._asked = workers, {}
+        self._parts = [{} for _ in workers]
+        for rank in range(len(workers)):
+            self._ask(rank, self._newest_batch)
+
+    @property
+    def references(self) -> list[Any]:
+        """What to wait for."""
+        return list(self._asked)
+
+    @property
+    def _newest_batch(self) -> int:
+        return self.newest[0].moment.batch if self.newest else -1
+
+    def _ask(self, rank: int, after: int) -> None:
+        method = self._workers[rank].next_snapshot.options(num_returns=2, concurrency_group="control")
+        moment, content = method.remote(after, SNAPSHOT_WAIT_SECONDS)
+        self._asked[content] = rank, moment
+
+    def take(self, reference: Any, records: int) -> None:
+        """One of ``references`` is ready.
+
+        Args:
+            records: Events that the driver has had; a snapshot counts when it is not ahead of them.
+        """
+        rank, moment_reference = self._asked.pop(reference)
+        try:
+            moment = ray.get(moment_reference)
+        except RayError as error:  # the worker is gone, which its job tells; or the snapshot cannot be sent
+            if not isinstance(error, ray.exceptions.RayActorError):
+                log.warning("A snapshot of rank %d is not usable: %s", rank, str(error).partition("\n")[0])
+            return
+        if moment is None:
+            self._ask(rank, max(self._parts[rank], default=self._newest_batch))
+            return
+        self._parts[rank][moment.batch] = Part(moment, reference)
+        self.settle(records)
+        self._ask(rank, moment.batch)
+
+    def settle(self, records: int) -> None:
+        """See whether a newer snapshot is complete, now that so many events are here."""
+        complete = set.intersection(*(set(parts) for parts in self._parts)) if self._parts else set()
+        usable = [batch for batch in complete if self._parts[0][batch].moment.records <= records]
+        if usable:
+            newest = max(usable)
+            self.newest = [parts[newest] for parts in self._parts]
+            self._parts = [{b: part for b, part in parts.items() if b > newest} for parts in self._parts]
+
+
+class Listener:
+    """Passes a run's events on, each once: an attempt that goes on from a snapshot sends some for the second time."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.records = 0
+        """Events of the kind ``Record`` that were passed on."""
+        self._position = 0
+        """Of the attempt at work: records that it has sent, those before its snapshot included."""
+        self.goes_on: Any = None
+        """Called with the step where an attempt goes on."""
+
+    def start(self, position: int) -> None:
+        """An attempt begins, which goes on after so many records."""
+        self._position = position
+
+    def take(self, event: Event) -> Any:
+        """Hand ``event`` on; what the driver answers to a Report."""
+        if isinstance(event, GoesOn):
+            if self.goes_on is not None:
+                self.goes_on(event.step)
+            return None
+        if isinstance(event, Record):
+            self._position += 1
+            if self._position <= self.records:
+                return True if isinstance(event, Report) else None  # the trial went on after it
+            self.records = self._position
+        return self._sink(event)
+
+
+class Incidents:
+    """Counts a call's failures, and tells of each when training goes on."""
+
+    def __init__(self, most: int, sink: Sink) -> None:
+        self._most = most
+        self._sink = sink
+        self.number = 0
+        self._open: collections.deque[tuple[WorkerError, float]] = collections.deque()
+
+    def take(self, error: WorkerError) -> None:
+        """Count a failure.
+
+        Raises:
+            WorkerError: It is one too many.
+        """
+        self.number += 1
+        if self.number > self._most:
+            if self._most:
+                error.args = (f"{error.args[0]} It was failure {self.number} of this call (max_failures={self._most}).",)
+            raise error
+        self._open.append((error, time.monotonic()))
+
+    def close(self, step: int) -> None:
+        """Training has gone on at ``step``."""
+        while self._open:
+            error, since = self._open.popleft()
+            seconds = time.monotonic() - since
+            self._sink(Incident(error.args[0], error.rank, error.node, step, seconds))

@@ -1,0 +1,269 @@
+"""Snapshots: what a run is at one moment, taken every few steps, from which it goes on when a worker is lost.
+
+Runs in every worker. A snapshot stays in the worker's memory until the driver has fetched it; from then on it is the
+driver's, in Ray's object store, which moves to disk what does not fit. It outlives the worker, and has nothing to do
+with the user's checkpoint files.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raylight.config.messages import GoesOn
+from raylight.engine.attributes import Packer, loads, owners, references, travelling
+from raylight.engine.failures import is_collateral, summary_of
+from raylight.utilities import tree
+from raylight.worker import checkpointing, exact
+from raylight.worker.control import NoSnapshots
+from raylight.worker.state import TrainState
+
+if TYPE_CHECKING:
+    from raylight.worker.run import Run
+
+COST_SHARE = 0.01
+"""Of a run's time that snapshots may take, as far as it is measured; what the driver and Ray do for them is not."""
+SECONDS_BETWEEN = 0.5
+"""At least, unless the user wants them more often."""
+FIRST_AFTER = 10
+"""Batches before the first, from whose cost the distance of the others follows."""
+LARGEST_ATTRIBUTE = 4 * 1024 * 1024
+"""Bytes of an attribute that is part of a snapshot; a larger one is as ``setup`` made it."""
+KEPT = 2
+"""Snapshots that wait to be fetched."""
+IMMUTABLE = (type(None), bool, int, float, complex, str, bytes)
+OF_THE_PROCESS = ("fn", "status", "stage", "world_size", "num_nodes", "global_rank", "local_rank", "node_rank",
+                  "device_type")  # fmt: skip
+"""Fields of TrainState that a new process has of its own."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Which snapshot it is."""
+
+    batch: int
+    """Batches trained on, over all epochs."""
+    step: int
+    """Optimizer steps."""
+    records: int
+    """Of the run's events, those that had been sent: the driver has to have them before it counts the snapshot."""
+    wall_time: float
+    """Seconds since 1970."""
+
+
+@dataclass
+class Snapshot:
+    """One rank's part."""
+
+    moment: Moment
+    shared: dict[str, Any] | None
+    """As a checkpoint: what is the same on all ranks; from rank 0 only."""
+    own: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """A tensor as an array, which Ray sends without copying it."""
+
+    array: np.ndarray[Any, Any]
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @classmethod
+    def copy(cls, tensor: Tensor) -> PackedTensor:
+        flat = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1)
+        return cls(flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8), tensor.dtype, tensor.shape)
+
+    def tensor(self) -> Tensor:
+        if not self.array.size:
+            return torch.empty(self.shape, dtype=self.dtype)
+        return torch.from_numpy(self.array.copy()).view(self.dtype).reshape(self.shape)
+
+
+class Snapshots(NoSnapshots):
+    """Takes a run's snapshots, or puts it back to one.
+
+    Args:
+        every_n_steps: Most optimizer steps between two; None: as many as the cost asks for.
+        start: This rank's part of the one to go on from.
+        shared: Rank 0's part of it.
+    """
+
+    def __init__(self, every_n_steps: int | None, start: Snapshot | None, shared: dict[str, Any] | None) -> None:
+        self.start = start
+        self._shared = shared
+        self._every_n_steps = every_n_steps
+        self._initial: dict[tuple[str, str], Any] = {}
+        """Attributes as they were before training."""
+        self._left: set[tuple[str, str]] = set()
+        """Attributes that cannot be part of a snapshot."""
+        self._last = (0, 0.0)
+        """Batch and time of the last one."""
+        self._seconds_to_send = 0.0
+        self._waiting: collections.deque[Snapshot] = collections.deque(maxlen=KEPT)
+        self._changed = threading.Condition()
+        self._is_over = False
+
+    # ------------------------------------------------------------------------------------------------ going on
+
+    def checkpoint(self) -> dict[str, Any]:
+        checkpoint: dict[str, Any] = _unpacked(self._shared)
+        return checkpoint
+
+    def begin(self, run: Run) -> None:
+        self._initial = {
+            (owner, name): value
+            for owner, obj in _owners(run)
+            for name, value in travelling(obj)
+            if isinstance(value, IMMUTABLE)
+        }
+        if self.start is not None:
+            self._restore(run, _unpacked(self.start.own))
+            run.go_on_speaking(self.start.moment.records)
+        if run.redone_since is not None:
+            run.emit(GoesOn(run.state.global_step))
+        every = self._every_n_steps or FIRST_AFTER
+        self._last = (run.state.total_batches, time.monotonic())
+        self.due = run.state.total_batches + min(every, FIRST_AFTER) * run.state.accumulate_grad_batches
+        self.start = self._shared = None
+
+    def _restore(self, run: Run, own: dict[str, Any]) -> None:
+        found = dict(references(run.model, run.callbacks, run.source.datamodule, run.trainer))
+        for owner, obj in _owners(run):
+            for name, pickled in own["attributes"].get(owner, {}).items():
+                vars(obj)[name] = loads(pickled, found)
+        run.state.take(own["state"])
+        with torch.no_grad():
+            for name, value in run.model.named_buffers():
+                if name in own["buffers"]:
+                    value.copy_(own["buffers"][name])
+        for name, module in run.model.named_modules():
+            module.training = name not in own["evaluating"]
+        for name, value in own["run"].items():
+            setattr(run, name, value)
+        for prefix, seen in own["seen"].items():
+            if prefix in run.eval_data:
+                run.eval_data[prefix].seen = seen
+        run.own_state = own["exact"]
+
+    def outlives(self, error: BaseException) -> bool:
+        return is_collateral(summary_of(error))
+
+    # ------------------------------------------------------------------------------------------------ taking
+
+    def take(self, run: Run) -> None:
+        before = time.monotonic()
+        last_batch, last_time = self._last
+        step_seconds = (before - last_time) / max(1, run.state.total_batches - last_batch)
+        snapshot = self._make(run)
+        with self._changed:
+            self._waiting.append(snapshot)
+            self._changed.notify_all()
+        cost = time.monotonic() - before + self._seconds_to_send
+        self.due = run.state.total_batches + self._agree(run, cost, step_seconds)
+        self._last = (run.state.total_batches, time.monotonic())
+
+    def _agree(self, run: Run, cost: float, step_seconds: float) -> int:
+        """Batches until the next, from the slowest rank's figures."""
+        mine = torch.tensor([cost, step_seconds], dtype=torch.float64)
+        figures = run.strategy.all_gather(mine).reshape(-1, 2)
+        cost, step_seconds = figures[:, 0].max().item(), max(figures[:, 1].max().item(), 1e-6)
+        batches = math.ceil(max(cost / COST_SHARE, SECONDS_BETWEEN) / step_seconds)
+        if self._every_n_steps is not None:
+            batches = min(batches, self._every_n_steps * run.state.accumulate_grad_batches)
+        return max(1, batches)
+
+    def _make(self, run: Run) -> Snapshot:
+        state = run.state
+        shared = checkpointing.dump_quietly(run)
+        moment = Moment(state.total_batches, state.global_step, run.num_records, time.time())
+        own = {
+            "attributes": self._attributes(run),
+            "state": {name: value for name, value in vars(state).items() if name not in OF_THE_PROCESS},
+            "buffers": dict(run.model.named_buffers()),
+            "evaluating": {name for name, module in run.model.named_modules() if not module.training},
+            "run": {
+                "last_train_load": run.last_train_load,
+                "last_val_load": run.last_val_load,
+                "validated_last": run.validated_last,
+                "epoch_outputs": run.epoch_outputs,
+            },
+            "seen": {prefix: list(evaluated.seen) for prefix, evaluated in run.eval_data.items()},
+            "exact": exact.dump(run),
+        }
+        return Snapshot(moment, _packed(shared) if run.strategy.is_global_zero else None, _packed(own))
+
+    def _attributes(self, run: Run) -> dict[str, dict[str, bytes]]:
+        """Those that are no longer what they were when training began."""
+        packer = Packer(
+            references(run.model, run.callbacks, run.source.datamodule, run.trainer), largest=LARGEST_ATTRIBUTE
+        )
+        packed: dict[str, dict[str, bytes]] = {}
+        for owner, obj in _owners(run):
+            packed[owner] = {}
+            for name, value in travelling(obj):
+                place = (owner, name)
+                if place in self._left or name in getattr(obj, "_of_this_process", ()):
+                    continue
+                if isinstance(value, IMMUTABLE) and place in self._initial and self._initial[place] is value:
+                    continue
+                try:
+                    packed[owner][name] = packer.dumps(value)
+                except Exception:  # too large, or an open file, a generator: it is as ``setup`` makes it
+                    self._left.add(place)
+        return packed
+
+    # ------------------------------------------------------------------------------------------------ handing over
+
+    def next(self, after: int, seconds: float) -> Snapshot | None:
+        """The first of a batch later than ``after``; None where none is there within ``seconds``, or will be.
+
+        Called from another thread.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_over or any(self._later(after)), seconds)
+            return next(self._later(after), None)
+
+    def _later(self, after: int) -> Iterator[Snapshot]:
+        return (snapshot for snapshot in self._waiting if snapshot.moment.batch > after)
+
+    def sent(self, seconds: float) -> None:
+        """Handing one over took this thread so long, which the step had to do without on a busy machine."""
+        self._seconds_to_send = seconds
+
+    def close(self) -> None:
+        """The run is over."""
+        with self._changed:
+            self._is_over = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+
+def _owners(run: Run) -> list[tuple[str, Any]]:
+    return owners(run.model, run.callbacks, run.source.datamodule)
+
+
+def _packed(values: Any) -> Any:
+    return tree.map_leaves(lambda leaf: PackedTensor.copy(leaf) if isinstance(leaf, Tensor) else leaf, values)
+
+
+def _unpacked(values: Any) -> Any:
+    if isinstance(values, PackedTensor):
+        return values.tensor()
+    if isinstance(values, dict):
+        return {key: _unpacked(value) for key, value in values.items()}
+    if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
+        return type(values)(_unpacked(value) for value in values)
+    return values
+
+
+assert set(OF_THE_PROCESS) <= set(TrainState.__dataclass_fields__)
