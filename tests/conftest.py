@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -48,6 +49,12 @@ def _same_environment() -> Iterator[None]:
     os.environ.update(before)
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
     assert not changed - MAY_CHANGE, f"the test has changed {sorted(changed - MAY_CHANGE)} in the environment"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _old_objects_are_kept() -> None:
+    """Searches collect garbage before each trial: it must not go through the objects of thousands of other tests."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
