@@ -101,7 +101,7 @@ class BatchSizeFinder(Callback):
             )
 
     def on_fit_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        if not trainer.run.going_on:  # else it has been found before
+        if not trainer.going_on:  # else it has been found before
             self.scale_batch_size(trainer, pl_module)
 
     def on_validation_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:

@@ -415,7 +415,7 @@ class ModelCheckpoint(Checkpoint):
 
     def file_exists(self, filepath: str | os.PathLike[str], trainer: TrainerView) -> bool:
         """Whether rank 0 sees ``filepath``. Collective: every rank must call it, and gets the same answer."""
-        exists = trainer.is_global_zero and storage.exists(filepath) and not trainer.run.is_redone(filepath)
+        exists = trainer.is_global_zero and storage.exists(filepath) and not trainer.is_redone(filepath)
         return bool(trainer.strategy.reduce_boolean_decision(exists, all=False))
 
     def _free_path(self, trainer: TrainerView, metrics: Mapping[str, Any], template: str | None, own_path: str) -> str:

@@ -149,7 +149,7 @@ class LearningRateFinder(Callback):
         """What the last test found."""
 
     def on_fit_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
-        if not trainer.run.going_on:  # else it has been found before
+        if not trainer.going_on:  # else it has been found before
             self.lr_find(trainer, pl_module)
 
     def lr_find(self, trainer: TrainerView, pl_module: LightningModule) -> None:

@@ -324,7 +324,9 @@ class TrainerConfig:
         if not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0:
             problems.append(f"fast_dev_run={self.fast_dev_run!r} is not a valid configuration. It should be >= 0.")
         problems += _at_least(self, max_failures=0, spare_workers=0, process_position=0)
-        problems += _at_least_if_given(self, num_workers=1, snapshot_every_n_steps=1, log_every_n_steps=0, num_sanity_val_steps=-1)
+        problems += _at_least_if_given(
+            self, num_workers=1, snapshot_every_n_steps=1, log_every_n_steps=0, num_sanity_val_steps=-1
+        )
         return problems + _at_least_if_given(self, min_epochs=0, min_steps=0, check_val_every_n_epoch=1)
 
     def _choice_problems(self) -> list[str]:

@@ -201,7 +201,9 @@ class Following:
 
     def _come_out(self, others: dict[Any, int]) -> set[int]:
         """Wait until the other ranks have noticed; those that are dead, or made so as they have not."""
-        ready, late = ray.wait(list(others), num_returns=len(others), timeout=SECONDS_TO_COME_OUT) if others else ([], [])
+        ready, late = (
+            ray.wait(list(others), num_returns=len(others), timeout=SECONDS_TO_COME_OUT) if others else ([], [])
+        )
         dead = {others[ref] for ref in ready if isinstance(self._get(ref, others[ref]), WorkerError)}
         for ref in late:
             _kill(self._workers[others[ref]], self._infos[others[ref]])
@@ -305,7 +307,8 @@ def _kill(worker: Any, info: WorkerInfo) -> None:
             os.kill(info.pid, signal.SIGKILL)
         return
     there = NodeAffinitySchedulingStrategy(info.node_id, soft=False)
-    ray.remote(num_cpus=0, scheduling_strategy=there, max_retries=0)(os.kill).remote(info.pid, signal.SIGKILL)
+    end: Any = ray.remote(num_cpus=0, max_retries=0)(os.kill)
+    end.options(scheduling_strategy=there).remote(info.pid, signal.SIGKILL)
 
 
 def _reason(error: RayError) -> str:

@@ -1,4 +1,4 @@
-"""A run outlives its workers: which snapshot it goes on from, what the driver has heard before, and what is an incident.
+"""A run outlives its workers: from which snapshot it goes on, what the driver has heard before, what is an incident.
 
 Runs on the driver.
 """
@@ -21,6 +21,7 @@ from raylight.utilities.rank_zero import log
 
 SNAPSHOT_WAIT_SECONDS = 10.0
 """How long a worker holds the question for its next snapshot."""
+ADVICE = "Continue from a checkpoint with fit(ckpt_path='last')."
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ class Incidents:
         """
         self.number += 1
         if self.number > self._most:
-            if self._most:
-                error.args = (f"{error.args[0]} It was failure {self.number} of this call (max_failures={self._most}).",)
+            times = f" It was failure {self.number} of this call (max_failures={self._most})." if self._most else ""
+            error.args = (f"{error.args[0]}{times} {ADVICE}",)
             raise error
         self._open.append((error, time.monotonic()))
 

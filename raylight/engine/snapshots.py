@@ -81,7 +81,9 @@ class PackedTensor:
     @classmethod
     def copy(cls, tensor: Tensor) -> PackedTensor:
         flat = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1)
-        return cls(flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8), tensor.dtype, tensor.shape)
+        return cls(
+            flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8), tensor.dtype, tensor.shape
+        )
 
     def tensor(self) -> Tensor:
         if not self.array.size:

@@ -43,7 +43,8 @@ class SizeWork:
 
     def __call__(self, call: TrialCall) -> None:
         probe = SizeProbe(call.params[SIZE], self.name, self.steps)
-        trainer = self.trainer_class(**{**self.flags, "callbacks": [probe]})
+        # Whatever ends a process is an answer, nothing to recover from.
+        trainer = self.trainer_class(**{**self.flags, "max_failures": 0, "callbacks": [probe]})
         trainer.judge = call.gate.judge
         try:
             self._run(trainer)

@@ -35,6 +35,7 @@ from raylight.utilities.seed import (
 from raylight.worker.loader_place import (
     Place,
     ProcessStates,
+    Tracked,
     WithRandomState,
     changed,
     generator_states,
@@ -370,7 +371,7 @@ class TrainData:
         self.loaders = self.combined.flattened
         """As they are iterated."""
         self._processes: ProcessStates | None = None
-        loader = self.loaders[0] if self._single else None
+        loader: Any = self.loaders[0] if self._single else None
         if is_map_style(loader) and loader.num_workers and not _is_stateful(loader):
             self._processes = ProcessStates(loader.num_workers)
             self.loaders = [changed(loader, collate_fn=WithRandomState(loader.collate_fn))]
@@ -378,6 +379,8 @@ class TrainData:
         """Where the epoch at work began; None between two."""
         self._taken = 0
         """Batches of the last epoch."""
+        self._tracked: list[Tracked] = []
+        """The loaders, where there are several."""
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
@@ -465,7 +468,7 @@ class TrainData:
             for loader, states in zip(self.loaders, place["generators"], strict=True):
                 set_generator_states(loader, states)
             begin = 0
-            self._iterate(self.loaders, begin)
+            self._iterate(self.loaders, begin, place.get("starts"))
         assert self._iterator is not None
         for _ in itertools.islice(self._iterator, skip - begin):
             pass
@@ -475,11 +478,12 @@ class TrainData:
         for loader, states in zip(self.loaders, place["generators_now"], strict=True):
             set_generator_states(loader, states)
 
-    def _iterate(self, loaders: list[Any], begin: int) -> None:
-        """Start ``loaders``, whose next batch is batch ``begin`` of the epoch."""
+    def _iterate(self, loaders: list[Any], begin: int, starts: list[dict[str, Any]] | None = None) -> None:
+        """Start ``loaders``, whose next batch is batch ``begin`` of the epoch; several of them as in ``starts``."""
         if not self._single:
             combined = copy.copy(self.combined)
-            combined.flattened = loaders
+            self._tracked = [Tracked(loader, starts[i] if starts else None) for i, loader in enumerate(loaders)]
+            combined.flattened = self._tracked
             self._iterator = (batch for batch, _, _ in combined)
         elif self._processes is not None:
             self._iterator = self._processes.unpack(iter(loaders[0]), begin)
@@ -495,6 +499,8 @@ class TrainData:
         if self._place is None:
             return None
         place = {**self._place, "generators_now": self._generator_states()}
+        if not self._single:
+            place["starts"] = [tracked.start for tracked in self._tracked]
         if self._processes is not None:
             aligned = self._processes.aligned(taken)
             place.update(aligned=aligned, processes=self._processes.before(aligned))

@@ -19,8 +19,9 @@ from raylight.utilities import seed
 
 Place = dict[str, Any]
 """Plain values:
-"started": random numbers when the loader was started, "fetched": when its first batch was, "ahead": before the batch was
-that has been fetched, but not used yet; each None where that has not happened;
+"started": random numbers when the loader was started, "fetched": when its first batch was; None: it was not;
+"ahead": before the batch was fetched that is not used yet, where batches are fetched ahead;
+"starts": of several loaders, ``Tracked.start`` of each;
 "processes_stay": the loader's processes are those of the epoch before, which have their seed;
 "generators": of each loader, the states of its own generators at the start, and "generators_now";
 "processes": where each of the loader's processes stood before it made batch "aligned" or a later one; None: as it was
@@ -68,7 +69,41 @@ def set_generator_states(loader: Any, states: dict[str, torch.Tensor]) -> None:
             generator.set_state(states[path])
 
 
-# ------------------------------------------------------------------------------------------------ the loader's processes
+class Tracked(Iterable[Any]):
+    """One of several loaders, of which the shorter ones start again; ``start`` is the latest of its starts.
+
+    Args:
+        loader: What to iterate.
+        start: Of another process's: when this one has started as often, it starts in the same way.
+    """
+
+    def __init__(self, loader: Any, start: dict[str, Any] | None = None) -> None:
+        self.loader = loader
+        self.start: dict[str, Any] = {"number": 0, "started": None, "fetched": None}
+        self._same_as = start
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        number = self.start["number"] + 1
+        same = self._same_as if self._same_as is not None and self._same_as["number"] == number else None
+        self.start = {"number": number, "started": _random_numbers(same, "started"), "fetched": None}
+        return self._batches(iter(self.loader), same)
+
+    def _batches(self, iterator: Iterator[Any], same: dict[str, Any] | None) -> Iterator[Any]:
+        self.start["fetched"] = _random_numbers(same, "fetched")
+        yield from iterator
+
+
+def _random_numbers(same: dict[str, Any] | None, moment: str) -> bytes:
+    """Where they are, after they were put where they were for another process."""
+    if same is not None and same[moment] is not None:
+        seed.set_packed_rng_state(same[moment])
+    return seed.packed_rng_state()
+
+
+# ------------------------------------------------------------------------------------------------ its processes
 
 
 class WithRandomState:

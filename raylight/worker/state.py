@@ -214,6 +214,15 @@ class TrainerView:
         """The run of this process, live or last; None where there was none."""
         raise NotImplementedError
 
+    @property
+    def going_on(self) -> bool:
+        """The run takes up where an attempt was ended by the loss of a worker, and is not there yet."""
+        return self.run is not None and self.run.going_on
+
+    def is_redone(self, path: str | os.PathLike[str]) -> bool:
+        """Whether such an attempt wrote the file, and this one is about to write it again."""
+        return self.run is not None and self.run.is_redone(path)
+
     # ------------------------------------------------------------------------------------------------ position
 
     @property

@@ -66,17 +66,11 @@ class FailingCallback(pl.Callback):
 @pytest.mark.parametrize(
     ("hook", "ranks"),
     [
-        ("training_step", (0,)),
-        ("training_step", (1,)),
         ("training_step", (0, 1)),
-        ("on_train_start", (0,)),
         ("on_train_start", (1,)),
         ("validation_step", (0,)),
-        ("validation_step", (1,)),
         ("setup", (1,)),
-        ("setup", (0, 1)),
         ("callback", (0,)),
-        ("callback", (1,)),
     ],
 )
 def test_an_exception_is_raised_on_the_driver(

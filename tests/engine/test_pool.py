@@ -162,7 +162,7 @@ def test_a_killed_worker_ends_the_run(two_workers: Any, nothing_held: Any, tmp_p
     killer.start()
     try:
         with pytest.raises(WorkerError, match=rf"rank {rank} \(pid \d+ on node [\d.]+\) is gone") as caught:
-            two_workers(max_epochs=-1).fit(Endless(pid_file, rank), batches())
+            two_workers(max_epochs=-1, max_failures=0).fit(Endless(pid_file, rank), batches())
         seconds = time.monotonic() - killed_at[0]
     finally:
         over.set()

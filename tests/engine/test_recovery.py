@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from small_models import QUIET
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +55,9 @@ class Model(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=0.05)
-        return [optimizer], [{"scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20), "interval": "step"}]
+        return [optimizer], [
+            {"scheduler": torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20), "interval": "step"}
+        ]
 
     def train_dataloader(self) -> Any:
         return DataLoader(Noisy(), batch_size=BATCH, shuffle=True, num_workers=self.num_workers)
@@ -96,10 +100,9 @@ class Rows(pl.loggers.CSVLogger):
         self.rows.append((int(step or 0), {name: float(value) for name, value in metrics.items()}))
 
 
-def train(workers: int, *callbacks: Any, model: Model | None = None, **flags: Any) -> tuple[pl.Trainer, Model, Rows]:
+def train(workers: int, *callbacks: Any, processes: int = 0, **flags: Any) -> tuple[pl.Trainer, Model, Rows]:
     pl.seed_everything(7, verbose=False)
-    torch.manual_seed(7)
-    model, rows = model or Model(), Rows()
+    model, rows = Model(processes), Rows()
     settings = {"num_workers": workers, "max_epochs": 3, "snapshot_every_n_steps": 3, "log_every_n_steps": 2}
     trainer = pl.Trainer(**{**QUIET, **settings, "callbacks": list(callbacks), "logger": rows, **flags})
     trainer.fit(model)
@@ -132,3 +135,117 @@ def test_a_killed_worker(rank: int, whole: Any, caplog: pytest.LogCaptureFixture
     assert (incident.rank, incident.step > 10, incident.step <= 17) == (rank, True, True)
     assert "Training went on from step" in caplog.text
     assert set(survivors) < {info.pid for info in pool._pool._infos}
+
+
+def test_killed_in_the_backward_of_a_trained_batch(whole: Any) -> None:
+    """With DataLoader processes, and an open window of accumulated gradients."""
+    flags = {"accumulate_grad_batches": 3, "processes": 2}
+    undisturbed = whole(2, **flags)
+    assert_same(undisturbed, train(2, Kill(1, 20, hook="on_after_backward"), **flags))
+
+
+def test_killed_in_a_validation(whole: Any) -> None:
+    flags = {"val_check_interval": 5}
+    undisturbed = whole(2, **flags)
+    assert_same(undisturbed, train(2, Kill(0, 14, hook="on_validation_batch_end"), **flags))
+
+
+def test_the_only_worker(whole: Any) -> None:
+    flags = {"launcher": "ray"}
+    assert_same(whole(1, **flags), train(1, Kill(0, 3, 30), **flags))  # before the first snapshot, and later
+
+
+def test_every_failure_counts(ray_cluster: str) -> None:
+    with pytest.raises(WorkerError, match=r"rank 1 .* is gone.*failure 2 of this call \(max_failures=1\)") as raised:
+        train(2, Kill(1, 12, 20), max_failures=1)
+    assert raised.value.rank == 1
+    with pytest.raises(WorkerError, match="is gone"):
+        train(2, Kill(1, 13), max_failures=0)
+
+
+def test_an_exception_of_the_users_is_no_failure(ray_cluster: str) -> None:
+    class Raises(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            if trainer.fit_loop.total_batch_idx == 15 and trainer.global_rank == 1:
+                Path("raised").open("a").write("x")  # noqa: SIM115
+                raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        train(2, Raises())
+    assert Path("raised").read_text() == "x"
+
+
+def test_a_hung_worker(whole: Any, caplog: pytest.LogCaptureFixture) -> None:
+    undisturbed = whole(2)
+    disturbed = train(2, Kill(1, 17, how=signal.SIGSTOP), hang_timeout=3)
+    assert_same(undisturbed, disturbed)
+    (incident,) = disturbed[0].incidents
+    assert incident.rank == 1
+    assert "has hung at step 1" in incident.what
+    assert "Stack of rank 0" in caplog.text
+
+
+def test_a_worker_that_waits_for_ever(whole: Any, caplog: pytest.LogCaptureFixture) -> None:
+    class Waits(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_rank == 0 and trainer.global_step == 17 and not Path("waited").exists():
+                Path("waited").touch()
+                threading.Event().wait()
+
+    disturbed = train(2, Waits(), hang_timeout=3)
+    assert_same(whole(2), disturbed)
+    (incident,) = disturbed[0].incidents
+    assert incident.rank == 0
+    assert "has hung at step 17, in on_before_optimizer_step" in incident.what
+    assert "threading.Event().wait()" in caplog.text
+
+
+def test_a_spare_worker(whole: Any) -> None:
+    undisturbed = whole(2, spare_workers=1)
+    ((booting, spare),) = pool._pool._spares
+    pid = ray.get(booting).pid
+    disturbed = train(2, Kill(0, 17), spare_workers=1)
+    assert_same(undisturbed, disturbed)
+    assert pid in {info.pid for info in pool._pool._infos}
+    assert disturbed[0].incidents[0].seconds < 3
+    disturbed[0].shutdown()
+
+
+def test_files_of_the_attempt_that_is_done_again_are_written_again(whole: Any) -> None:
+    def checkpoint(folder: str) -> Any:
+        return pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=2, save_top_k=-1, save_last=True)
+
+    files = []
+    for name, callbacks in (("whole", []), ("disturbed", [Kill(0, 17)])):
+        train(2, checkpoint(name), *callbacks, enable_checkpointing=True, max_epochs=1)
+        files.append(sorted(path.name for path in Path(name).iterdir()))
+    assert files[0] == files[1]
+    last = [torch.load(f"{name}/last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "disturbed")]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+
+
+@pytest.mark.parametrize("call", ["validate", "predict"])
+def test_an_evaluation(call: str, ray_cluster: str) -> None:
+    class KillOnce(pl.Callback):
+        def _maybe(self, trainer: Any) -> None:
+            if trainer.global_rank == 1 and not Path("killed").exists():
+                Path("killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def on_validation_batch_end(self, trainer: Any, *args: Any) -> None:
+            self._maybe(trainer)
+
+        def on_predict_batch_end(self, trainer: Any, *args: Any) -> None:
+            self._maybe(trainer)
+
+    class Predicts(Model):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return batch.sum()
+
+    trainer = pl.Trainer(**{**QUIET, "num_workers": 2, "callbacks": [KillOnce()], "logger": False})
+    model = Predicts()
+    if call == "validate":
+        assert set(trainer.validate(model, verbose=False)[0]) == {"val_loss"}
+    else:
+        assert len(trainer.predict(model, model.val_dataloader()) or []) == 4
+    assert len(trainer.incidents) == 1

@@ -21,7 +21,7 @@ import raylight.cli
 
 OURS_ONLY = {
     "num_workers", "resources_per_worker", "launcher", "resource_timeout", "idle_timeout", "max_failures",
-    "shard_iterable_datasets",
+    "shard_iterable_datasets", "snapshot_every_n_steps", "spare_workers", "hang_timeout",
 }  # fmt: skip
 
 
