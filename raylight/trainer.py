@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import itertools
 import os
 import time
 from argparse import ArgumentParser, Namespace
@@ -16,6 +17,7 @@ from typing_extensions import Self
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
 from raylight.callbacks.legacy import tell_of_init
+from raylight.callbacks.resume_file import ResumeFile
 from raylight.checkpoint import storage
 from raylight.checkpoint.format import check_weights_only
 from raylight.config import legacy
@@ -56,6 +58,7 @@ from raylight.utilities.parsing import clean_namespace
 from raylight.utilities.rank_zero import log, rank_zero_warn
 from raylight.worker import checkpointing
 from raylight.worker.ckpt_path import choose as choose_ckpt_path
+from raylight.worker.ckpt_path import fallbacks
 from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import FIRST_STAGE, Run
@@ -110,6 +113,8 @@ class Trainer(TrainerView):
         self._display = Display(self)
         self.judge: Callable[[Report], bool] = _go_on
         """Answers the reports of a trial: False ends the call. Of a Trainer that no search drives it is always True."""
+        self._fallbacks: list[str] = []
+        """Checkpoints to start from where that of the call is damaged."""
         self.incidents: list[Incident] = []
         """Failures of machines that calls of this Trainer have survived."""
         self._next_save = 0.0
@@ -211,7 +216,9 @@ class Trainer(TrainerView):
             train_dataloaders: A loader, or a nesting of them; or the datamodule.
             val_dataloaders: A loader, or a list of them.
             datamodule: In place of loaders.
-            ckpt_path: A checkpoint to go on from: a path, a URI, "last", "best" or "hpc".
+            ckpt_path: A checkpoint to go on from: a path, a URI, "last", "best" or "hpc". "auto": the script may be
+                killed and started again, and goes on where it was; meanwhile two files ``resume-N-a.ckpt`` and ``-b``
+                are in ``default_root_dir``, written in turn after each epoch, every ten minutes and after Ctrl-C.
             weights_only: Makes no difference, False is warned about: a file never runs code.
 
         Raises:
@@ -221,7 +228,8 @@ class Trainer(TrainerView):
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         data = self._source(datamodule, train=train_dataloaders, val=val_dataloaders)
-        self._execute(TrainerFn.FITTING, model, data, ckpt_path, weights_only)
+        with self._resumable(ckpt_path) as path:
+            self._execute(TrainerFn.FITTING, model, data, path, weights_only)
 
     @understands({"val_dataloaders": "dataloaders"})
     def validate(
@@ -381,6 +389,21 @@ class Trainer(TrainerView):
 
     # ------------------------------------------------------------------------------------------------ one call
 
+    @contextlib.contextmanager
+    def _resumable(self, ckpt_path: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str] | None]:
+        """The checkpoint of this call; of "auto" it is the newest of the files that such a call writes."""
+        if ckpt_path != "auto":
+            yield ckpt_path
+            return
+        files = ResumeFile(self.default_root_dir, next(_resumable_fits))
+        self.callbacks = [*self.callbacks, files]
+        found = files.found()
+        self._fallbacks = found[1:]
+        try:
+            yield found[0] if found else None
+        finally:
+            self.callbacks = [each for each in self.callbacks if each is not files]
+
     def _execute(
         self,
         fn: TrainerFn,
@@ -397,6 +420,8 @@ class Trainer(TrainerView):
         except BaseException:
             self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
             raise
+        finally:
+            self._fallbacks = []
 
     def _run_call(
         self,
@@ -411,6 +436,8 @@ class Trainer(TrainerView):
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
         path = self._choose_ckpt_path(fn, ckpt_path, model_given)
+        if ckpt_path == "last":
+            self._fallbacks = fallbacks(self, path)
         self.attach(chosen, data)
         verify(self, fn, chosen, data)
         check_weights_only(weights_only)
@@ -520,6 +547,7 @@ class Trainer(TrainerView):
             callbacks=self.callbacks,
             progress=self.state.progress(),
             ckpt_path=ckpt_path,
+            fallbacks=self._fallbacks,
             log_dir=self.log_dir,
             root_dir=str(self.default_root_dir),
             loggers=self._loggers if local else [_logger_info(logger) for logger in self._loggers],
@@ -659,6 +687,10 @@ class Trainer(TrainerView):
                 "The optimizers of a run on Ray stay in its workers: give weights_only=True, or save during the run, "
                 "with ModelCheckpoint or with trainer.save_checkpoint in a hook."
             )
+
+
+_resumable_fits = itertools.count()
+"""Numbers of this process's ``fit(ckpt_path="auto")``."""
 
 
 def _go_on(report: Report) -> bool:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
+import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -227,8 +228,28 @@ def _plain_tensor(tensor: Any) -> Any:
     return tensor.detach() if vars(tensor) or tensor._backward_hooks else tensor
 
 
+def _verify(stream: IO[bytes], name: str) -> None:
+    """The checksums that ``torch.save`` has written, which ``torch.load`` does not look at.
+
+    Raises:
+        CheckpointError: One is wrong.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError):  # another format, or truncated: torch's reader tells
+        return
+    if damaged is not None:
+        raise CheckpointError(
+            f"{name} is damaged: the checksum of its record {damaged!r} is wrong. Load an older checkpoint, or copy "
+            "this one anew."
+        )
+
+
 def _read(stream: IO[bytes], name: str, map_location: MapLocation, plain_only: bool) -> Any:
     start = stream.tell()
+    _verify(stream, name)
+    stream.seek(start)
     try:
         return _torch_load(stream, map_location)
     except (MemoryError, torch.OutOfMemoryError):

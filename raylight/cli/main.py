@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from raylight import __version__
-from raylight.cli import ckpt, run, sweep
+from raylight.cli import chaos, ckpt, run, sweep
 
-COMMANDS = {"run": run.main, "sweep": sweep.main}
+COMMANDS = {"chaos": chaos.main, "run": run.main, "sweep": sweep.main}
 """Those that read their own arguments, as these are a script's."""
 
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("run", help="run a script that imports Lightning, without an edit")
     commands.add_parser("sweep", help="search for hyperparameters of such a script")
+    commands.add_parser("chaos", help="run a script twice, once killing workers, and compare the results")
     ckpt.add_command(commands)
     chosen = parser.parse_args(arguments)
     if chosen.run is None:

@@ -103,6 +103,8 @@ class Job:
     progress: dict[str, Any]
     """Counters of the trainer so far, as ``TrainState.progress`` gives them: a second fit goes on from there."""
     ckpt_path: str | None = None
+    fallbacks: list[str] = field(default_factory=list)
+    """Files to try in its place, where it is damaged."""
     log_dir: str | None = None
     """Where logs of this run go, a path of the driver's; None when nothing is logged."""
     root_dir: str = "."

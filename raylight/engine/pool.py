@@ -61,6 +61,8 @@ class WorkerPool:
         """Processes that wait to take a lost one's place, each with a reference to its WorkerInfo."""
         self._idle_timer: threading.Timer | None = None
         self._num_attempts = 0
+        self.busy = False
+        """A job is at work."""
         self._session = ray.get_runtime_context().get_job_id()
         """The connection to Ray that the workers belong to."""
         try:
@@ -191,11 +193,14 @@ class WorkerPool:
     def execute(self, job: Job, sink: Sink) -> Outcome:
         """Runs on the driver: do the Job on all workers and return rank 0's outcome."""
         self.keep_spares(job.config.spare_workers)
+        self.busy = True
         try:
             outcomes = self._persist(job, sink)
         except BaseException:
             self.shutdown()
             raise
+        finally:
+            self.busy = False
         self._start_idle_timer()
         outcome = outcomes[0]
         homeward.unpack(outcome, job)
@@ -333,6 +338,11 @@ class PoolEngine:
 
     def shutdown(self) -> None:
         shutdown()
+
+
+def workers_at_work() -> list[WorkerInfo]:
+    """Runs on the driver: the processes that are doing a job of this process's, by rank."""
+    return list(_pool._infos) if _pool is not None and _pool.busy else []
 
 
 def release() -> None:

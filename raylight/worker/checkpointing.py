@@ -135,8 +135,18 @@ def read(run: Run) -> dict[str, Any] | None:
         return run.snapshots.checkpoint()
     if run.job.ckpt_path is None:
         return None
-    rank_zero_info(f"Restoring states from the checkpoint path at {run.job.ckpt_path}")
-    return migrate.upgraded(run.strategy.load_checkpoint(run.job.ckpt_path), run.job.ckpt_path)
+    *others, last = [run.job.ckpt_path, *run.job.fallbacks]
+    for path in others:
+        try:
+            return _read_file(run, path)
+        except CheckpointError as error:
+            rank_zero_warn(f"{error} An older checkpoint is tried.")
+    return _read_file(run, last)
+
+
+def _read_file(run: Run, path: str) -> dict[str, Any]:
+    rank_zero_info(f"Restoring states from the checkpoint path at {path}")
+    return migrate.upgraded(run.strategy.load_checkpoint(path), path)
 
 
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ def choose(
         return _last(trainer, fn)
     if ckpt_path == "hpc":
         return _hpc(trainer, fn)
+    if ckpt_path == "auto":
+        raise MisconfigurationException(f'ckpt_path="auto" resumes `fit`; `{fn}` takes "best", "last", or a path.')
     if isinstance(ckpt_path, str) and re.fullmatch(r"registry(:.*)?", ckpt_path, re.IGNORECASE):
         raise MisconfigurationException(
             f"`.{fn}(ckpt_path={ckpt_path!r})` names a model registry, and there is none: download the file and give "
@@ -112,6 +114,18 @@ def _newest(trainer: TrainerView) -> str | None:
         if isinstance(callback, ModelCheckpoint):
             found |= callback.find_last_checkpoints(trainer)
     return max((path for path in found if path and storage.exists(path)), key=storage.modified, default=None)
+
+
+def fallbacks(trainer: TrainerView, path: str | None) -> list[str]:
+    """Runs on the driver: further files of the trainer's callbacks, the newest first, in case ``path`` is damaged."""
+    if path is None:
+        return []
+    found = {callback.ckpt_path for callback in _saved_on_exception(trainer)}
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            found |= {*callback.find_last_checkpoints(trainer), *callback.best_k_models, callback.best_model_path}
+    there = [each for each in found - {path, ""} if storage.exists(each)]
+    return sorted(there, key=storage.modified, reverse=True)
 
 
 def _saved_on_exception(trainer: TrainerView) -> list[Any]:

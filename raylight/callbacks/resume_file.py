@@ -1,0 +1,77 @@
+"""The file that ``fit(ckpt_path="auto")`` goes on from when its process was killed."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from raylight.callbacks.checkpoint import Checkpoint
+from raylight.callbacks.shared_deadline import SharedDeadline
+from raylight.checkpoint import storage
+
+if TYPE_CHECKING:
+    from raylight.core.module import LightningModule
+    from raylight.worker.state import TrainerView
+
+SECONDS_BETWEEN_SAVES = 600.0
+
+
+class ResumeFile(Checkpoint):
+    """Save after each epoch, every ten minutes, and when the user interrupts; delete it all when ``fit`` is done.
+
+    Two files take turns, so that the one before is there should the newest be damaged.
+
+    Args:
+        dirpath: Their folder or URI.
+        number: Of the ``fit`` among those of the process that do this: each has files of its own.
+    """
+
+    _comes_last = True
+    _of_this_process = ("_saved_at", "_deadline")
+
+    def __init__(self, dirpath: str | os.PathLike[str], number: int) -> None:
+        self.paths = [storage.join(dirpath, f"resume-{number}-{name}.ckpt") for name in ("a", "b")]
+        self._next = 0
+        self._saved_at = time.monotonic()
+        self._deadline = SharedDeadline()
+
+    def found(self) -> list[str]:
+        """Those that are there, the newest first."""
+        there = [path for path in self.paths if storage.exists(path)]
+        return sorted(there, key=storage.modified, reverse=True)
+
+    def on_train_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
+        self._start_clock()
+
+    def on_train_batch_end(self, trainer: TrainerView, *_: Any) -> None:
+        if self._deadline.reached(trainer, self._saved_at + SECONDS_BETWEEN_SAVES - time.monotonic()):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+    def on_exception(self, trainer: TrainerView, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            self._save(trainer)
+
+    def teardown(self, trainer: TrainerView, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero and not trainer.interrupted:
+            for path in self.paths:
+                storage.delete(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self._next}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._next = state_dict["next"]
+
+    def _save(self, trainer: TrainerView) -> None:
+        path = self.paths[self._next]
+        self._next = 1 - self._next
+        trainer.save_checkpoint(path)
+        self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._saved_at = time.monotonic()
+        self._deadline.restart()

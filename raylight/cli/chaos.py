@@ -1,0 +1,111 @@
+"""``raylight chaos``: run a script twice, once killing workers now and then, and see whether the results are equal."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raylight.config.flags import LAUNCHER_VARIABLE
+
+USAGE = "raylight chaos [option ...] script.py [argument ...]"
+EQUAL, DIFFERENT, BAD_INPUT = 0, 1, 2
+"""Exit status."""
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+EPILOG = """\
+Each Trainer.fit of the script is compared: weights to the last bit, optimizer steps, and metrics. The script has to be
+one whose result does not change from run to run: call seed_everything. It runs on Ray, be it on one worker.
+
+example: raylight chaos --kill every=20s train.py --epochs 5
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs on the driver: the command line behind ``raylight chaos``; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        usage=USAGE, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kill", metavar="every=TIME", default="every=20s", help="such as every=500ms, every=20s")
+    parser.add_argument("--seed", type=int, default=0, help="which workers, and how far the times are scattered")
+    parser.add_argument("script", help="its path; what follows is for the script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    try:
+        seconds = interval(options.kill)
+    except ValueError as error:
+        parser.error(str(error))
+    if not os.path.isfile(options.script):
+        parser.error(f"there is no script {options.script!r}")
+    with tempfile.TemporaryDirectory(prefix="raylight-chaos-") as folder:
+        results = []
+        for name, kill in (("undisturbed", 0.0), ("disturbed", seconds)):
+            print(f"raylight chaos: the {name} run", flush=True)
+            result = Path(folder, f"{name}.pt")
+            status = _run(result, kill, options)
+            if status != 0:
+                print(f"raylight chaos: the {name} run has failed with exit status {status}", file=sys.stderr)
+                return status
+            results.append(torch.load(result, weights_only=True))
+    return _report(*results)
+
+
+def interval(text: str) -> float:
+    """Seconds of "every=20s".
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    match = re.fullmatch(r"every=(\d+(?:\.\d+)?)(ms|s|m)", text)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"--kill {text!r} is not of the form every=TIME, such as every=500ms, every=20s or every=1m")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _run(result: Path, kill: float, options: argparse.Namespace) -> int:
+    command = [sys.executable, "-m", "raylight.cli.chaos_run", str(result), str(kill), str(options.seed)]
+    environment = {**os.environ, LAUNCHER_VARIABLE: "ray"}
+    with subprocess.Popen([*command, options.script, *options.arguments], env=environment) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # the terminal has told the script, too: it ends as it sees fit
+                continue
+
+
+def _report(undisturbed: dict[str, Any], disturbed: dict[str, Any]) -> int:
+    for incident in disturbed["incidents"]:
+        print(f"  {incident}")
+    kills = disturbed["kills"]
+    if not kills:
+        print("raylight chaos: nothing was killed: the script ended before, or has no worker on Ray")
+        return DIFFERENT
+    found = differences(undisturbed["fits"], disturbed["fits"])
+    for difference in found:
+        print(f"  {difference}")
+    verdict = "differ" if found else "are equal, to the last bit"
+    print(f"raylight chaos: {kills} workers were killed; the results {verdict}")
+    return DIFFERENT if found else EQUAL
+
+
+def differences(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list[str]:
+    """What is not the same in two lists of results of ``fit``, a line each."""
+    if len(left) != len(right):
+        return [f"fit was called {len(left)} times, and {len(right)} times in the disturbed run"]
+    found = []
+    for number, (one, other) in enumerate(zip(left, right, strict=True)):
+        for kind in ("weights", "metrics"):
+            for name in sorted({*one[kind], *other[kind]}):
+                values = one[kind].get(name), other[kind].get(name)
+                if None in values or not torch.equal(*values):
+                    found.append(f"fit {number}: {kind} {name!r} differ")
+        if one["steps"] != other["steps"]:
+            found.append(f"fit {number}: {one['steps']} steps, and {other['steps']} in the disturbed run")
+    return found

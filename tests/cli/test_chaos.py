@@ -1,0 +1,84 @@
+"""``raylight chaos``: a script with its workers killed ends as it would have."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raylight.cli import chaos
+from raylight.engine import pool
+
+SCRIPT = """
+import sys, time, torch, raylight as pl
+from torch.utils.data import DataLoader
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
+    def training_step(self, batch, batch_idx):
+        time.sleep(0.02)
+        self.log("loss", loss := self.layer(batch).square().mean())
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+pl.seed_everything(1 if sys.argv[1] == "seeded" else None, verbose=False)
+if sys.argv[1] != "seeded":
+    torch.seed()
+trainer = pl.Trainer(accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False,
+                     enable_checkpointing=False, enable_model_summary=False)
+trainer.fit(Model(), DataLoader(torch.randn(200, 1), batch_size=1, shuffle=True))
+"""
+
+
+@pytest.mark.parametrize("text", ["20s", "every=20", "every=0s", "every=-1s", "each=2s"])
+def test_bad_intervals(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        chaos.main(["--kill", text, "script.py"])
+    assert ended.value.code == 2
+    assert "is not of the form every=TIME" in capsys.readouterr().err
+
+
+def test_no_script(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        chaos.main(["nowhere.py"])
+    assert "there is no script 'nowhere.py'" in capsys.readouterr().err
+
+
+def test_intervals() -> None:
+    assert [chaos.interval(f"every={text}") for text in ("500ms", "20s", "1.5m")] == [0.5, 20.0, 90.0]
+
+
+def test_differences_are_named() -> None:
+    def fit(weight: float, steps: int = 3, **metrics: float) -> dict[str, Any]:
+        values = {name: torch.tensor(value) for name, value in metrics.items()}
+        return {"weights": {"w": torch.tensor(weight)}, "metrics": values, "steps": steps}
+
+    assert chaos.differences([fit(1.0, loss=2.0)], [fit(1.0, loss=2.0)]) == []
+    assert chaos.differences([fit(1.0, loss=2.0)], [fit(1.1, 4)]) == [
+        "fit 0: weights 'w' differ",
+        "fit 0: metrics 'loss' differ",
+        "fit 0: 3 steps, and 4 in the disturbed run",
+    ]
+    assert chaos.differences([], [fit(1.0)]) == ["fit was called 0 times, and 1 times in the disturbed run"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("seeding", "status", "verdict"), [("seeded", 0, "are equal"), ("unseeded", 1, "differ")])
+def test_a_script(
+    ray_cluster: str, nothing_held: Any, tmp_path: Path, seeding: str, status: int, verdict: str
+) -> None:
+    pool.shutdown()
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "raylight", "chaos", "--kill", "every=3s", "script.py", seeding]
+    environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "workers were killed; the results " + verdict in done.stdout
+    assert "s lost: The worker of rank 0" in done.stdout
+    nothing_held()
