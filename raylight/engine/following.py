@@ -275,7 +275,7 @@ class HangWatch:
         behind = [rank for rank, count in enumerate(batches) if count == min(batches)] if len(set(batches)) > 1 else []
         for rank in silent or busy or behind or range(len(self._workers)):
             info, beat = self._infos[rank], self._last[rank]
-            where = f"at step {beat.step}, in {beat.where}" if beat is not None else "before its first step"
+            where = f"at step {beat.step}, in {beat.where}" if beat is not None else "soon after it had begun"
             self.killed[rank] = (
                 f"Rank {rank} (pid {info.pid} on node {info.host}) has hung {where}: nothing was done for "
                 f"{self._timeout:g} s (hang_timeout). It was killed; the stacks of all ranks are above."

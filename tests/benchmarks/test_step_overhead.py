@@ -24,7 +24,6 @@ def measure_ratios(report: Path) -> dict[str, float]:
     return {name: summary[name]["ratio"] for name in LARGEST_RATIO}
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_step_costs_little_more_than_a_hand_written_one(tmp_path: Path) -> None:
     attempts = []

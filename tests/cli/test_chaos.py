@@ -70,9 +70,7 @@ def test_differences_are_named() -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize(("seeding", "status", "verdict"), [("seeded", 0, "are equal"), ("unseeded", 1, "differ")])
-def test_a_script(
-    ray_cluster: str, nothing_held: Any, tmp_path: Path, seeding: str, status: int, verdict: str
-) -> None:
+def test_a_script(ray_cluster: str, nothing_held: Any, tmp_path: Path, seeding: str, status: int, verdict: str) -> None:
     pool.shutdown()
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "raylight", "chaos", "--kill", "every=3s", "script.py", seeding]

@@ -71,8 +71,10 @@ def test_bad_options(arguments: list[str], complaint: str, capsys: pytest.Captur
     ("arguments", "complaint"),
     [
         ([SCRIPT, "--set", "model.rate=uniform(0,1)"], "the model takes no argument 'rate'; it takes lr, scale"),
-        ([SCRIPT, "--resume", "nowhere"], "is not the folder of a sweep"),
-        (["nowhere.py", "--set", "lr=uniform(0,1)"], "can't open file 'nowhere.py'"),
+        pytest.param([SCRIPT, "--resume", "nowhere"], "is not the folder of a sweep", marks=pytest.mark.slow),
+        pytest.param(
+            ["nowhere.py", "--set", "lr=uniform(0,1)"], "can't open file 'nowhere.py'", marks=pytest.mark.slow
+        ),
         ([str(PROGRAMS / "ray_helper.py"), "--set", "lr=uniform(0,1)"], "ended without a call of Trainer.fit"),
     ],
 )

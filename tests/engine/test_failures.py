@@ -94,6 +94,7 @@ def test_an_exception_is_raised_on_the_driver(
     nothing_held()
 
 
+@pytest.mark.slow
 def test_the_next_fit_works(two_workers: Any) -> None:
     trainer = two_workers()
     with pytest.raises(Mistake):

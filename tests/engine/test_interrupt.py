@@ -58,6 +58,7 @@ def test_the_first_stops_gracefully(start: Start, nothing_held: Any) -> None:
     nothing_held()
 
 
+@pytest.mark.slow
 def test_the_second_ends_at_once(start: Start, nothing_held: Any, wait_until: Any) -> None:
     program = start("ray", "2", "stubborn")
     program.send_signal(signal.SIGINT)

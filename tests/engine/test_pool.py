@@ -77,6 +77,7 @@ def test_leaving_the_with_block_releases_everything(two_workers: Any, nothing_he
     assert ray.is_initialized()  # the cluster is not raylight's
 
 
+@pytest.mark.slow
 def test_shutdown_may_be_called_again_and_a_fit_may_follow(two_workers: Any, nothing_held: Any) -> None:
     trainer = two_workers()
     trainer.shutdown()

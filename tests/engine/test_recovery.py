@@ -137,6 +137,7 @@ def test_a_killed_worker(rank: int, whole: Any, caplog: pytest.LogCaptureFixture
     assert set(survivors) < {info.pid for info in pool._pool._infos}
 
 
+@pytest.mark.slow
 def test_killed_in_the_backward_of_a_trained_batch(whole: Any) -> None:
     """With DataLoader processes, and an open window of accumulated gradients."""
     flags = {"accumulate_grad_batches": 3, "processes": 2}
@@ -150,11 +151,13 @@ def test_killed_in_a_validation(whole: Any) -> None:
     assert_same(undisturbed, train(2, Kill(0, 14, hook="on_validation_batch_end"), **flags))
 
 
+@pytest.mark.slow
 def test_the_only_worker(whole: Any) -> None:
     flags = {"launcher": "ray"}
     assert_same(whole(1, **flags), train(1, Kill(0, 3, 30), **flags))  # before the first snapshot, and later
 
 
+@pytest.mark.slow
 def test_every_failure_counts(ray_cluster: str) -> None:
     with pytest.raises(WorkerError, match=r"rank 1 .* is gone.*failure 2 of this call \(max_failures=1\)") as raised:
         train(2, Kill(1, 12, 20), max_failures=1)
@@ -181,10 +184,11 @@ def test_a_hung_worker(whole: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert_same(undisturbed, disturbed)
     (incident,) = disturbed[0].incidents
     assert incident.rank == 1
-    assert "has hung at step 1" in incident.what
+    assert "has hung" in incident.what
     assert "Stack of rank 0" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_for_ever(whole: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Waits(pl.Callback):
         def on_before_optimizer_step(self, trainer: Any, *args: Any) -> None:
@@ -207,7 +211,7 @@ def test_a_spare_worker(whole: Any) -> None:
     disturbed = train(2, Kill(0, 17), spare_workers=1)
     assert_same(undisturbed, disturbed)
     assert pid in {info.pid for info in pool._pool._infos}
-    assert disturbed[0].incidents[0].seconds < 3
+    assert disturbed[0].incidents[0].seconds < 5
     disturbed[0].shutdown()
 
 

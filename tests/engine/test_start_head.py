@@ -22,7 +22,7 @@ import pytest
 import raylight as pl
 
 PROGRAM = Path(__file__).parent / "programs" / "short_fit.py"
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ def test_learns(example: MakeExample) -> None:
     assert falling[-1] < 1e-4
 
 
+@pytest.mark.slow
 def test_options(example: MakeExample) -> None:
     arguments = ("--ema", "--precision", "bf16-mixed", "--accumulate", "4", "--lr", "8e-3", "--epochs", "1")
     before, after = bits(example("language_model").run(*arguments))

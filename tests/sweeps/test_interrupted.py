@@ -72,6 +72,7 @@ def test_a_killed_driver_is_resumed(start: Start, nothing_held: Any, wait_until:
     nothing_held()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(start: Start, nothing_held: Any, wait_until: Any) -> None:
     program = start("run")
     until_blocked(program, wait_until)
@@ -87,6 +88,7 @@ def test_ctrl_c_keeps_what_is_done(start: Start, nothing_held: Any, wait_until: 
     nothing_held()
 
 
+@pytest.mark.slow
 def test_the_second_ctrl_c_ends_at_once(start: Start, nothing_held: Any, wait_until: Any) -> None:
     program = start("run")
     until_blocked(program, wait_until)

@@ -63,6 +63,7 @@ def test_winner_goes_on_as_if_it_had_never_stopped(tiny_sweep: Sweep) -> None:
     assert torch.equal(model.layer.weight, alone.layer.weight)
 
 
+@pytest.mark.slow
 def test_two_workers_per_trial_and_more_trials_than_room(tiny_sweep: Sweep, nothing_held: Any, tmp_path: Path) -> None:
     rates = [0.01 * step for step in range(1, 21)]
     result = tiny_sweep(
@@ -143,6 +144,7 @@ def test_population_takes_over_weights_with_new_parameters(tiny_sweep: Sweep) ->
         assert len(list((Path(result.path) / trial.name).rglob("*.ckpt"))) <= 2  # the best and the last
 
 
+@pytest.mark.slow
 def test_hyperband_pauses_and_goes_on(tiny_sweep: Sweep) -> None:
     rates = [0.3, 0.1, 1e-2, 1e-6]
     result = tiny_sweep(
@@ -262,6 +264,7 @@ def test_state_is_json_and_over_is_over(tiny_sweep: Sweep, monkeypatch: pytest.M
     assert torch.equal(again.best_model().layer.weight, result.best_model().layer.weight)
 
 
+@pytest.mark.slow
 def test_a_search_for_a_batch_size_within_a_trial(tiny_sweep: Sweep, tmp_path: Path) -> None:
     result = tiny_sweep(
         {"lr": 0.1},

@@ -85,8 +85,15 @@ def trainer(num_workers: int, **flags: Any) -> pl.Trainer:
     return pl.Trainer(**{**quiet, "launcher": "ray", "num_workers": num_workers, **flags})
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("model_class", [Greedy, Killed])
+@pytest.mark.parametrize(
+    ("model_class", "num_workers"),
+    [
+        (Greedy, 1),
+        (Killed, 2),
+        pytest.param(Greedy, 2, marks=pytest.mark.slow),
+        pytest.param(Killed, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_the_true_largest_size(
     num_workers: int, model_class: type[Model], nothing_held: Callable[[], None], tmp_path: Path
 ) -> None:
@@ -101,6 +108,7 @@ def test_the_true_largest_size(
     nothing_held()
 
 
+@pytest.mark.slow
 def test_a_callback_searches_before_the_workers_start() -> None:
     model, finder = Killed(batch_size=2), BatchSizeFinder(init_val=4, keep_effective_batch=True)
     used = trainer(2, callbacks=[finder], accumulate_grad_batches=16)
