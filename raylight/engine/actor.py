@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import datetime
 import gc
+import importlib
 import logging
 import os
 import queue
@@ -127,6 +128,12 @@ class WorkerActor:
         """That does the jobs."""
         self._outbox = Outbox()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def prepare(self) -> WorkerInfo:
+        """Runs in a spare worker: import what torch otherwise does at the first optimizer, and tell where it is."""
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        importlib.import_module("torch._dynamo")
+        return self.boot()
 
     def boot(self) -> WorkerInfo:
         """Runs in every worker: tell where it is."""

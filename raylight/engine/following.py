@@ -314,4 +314,5 @@ def _kill(worker: Any, info: WorkerInfo) -> None:
 def _reason(error: RayError) -> str:
     text = str(error)
     marker = "The actor is dead because "
-    return text.partition(marker)[2].split("\n")[0] if marker in text else text.split("\n")[0]
+    reason = text.partition(marker)[2].split("\n")[0] if marker in text else text.split("\n")[0]
+    return reason.partition(" Worker exit type:")[0]  # what follows is Ray's long list of common causes

@@ -163,7 +163,7 @@ class WorkerPool:
         for number in range(len(self._spares), count):
             bundle = self._bundles[number % len(self._bundles)]
             spare = self._make_actor(bundle, spare=True)
-            self._spares.append((spare.boot.remote(), spare))
+            self._spares.append((spare.prepare.remote(), spare))
 
     def _replace(self, dead: set[int]) -> None:
         """The others leave the broken process group; new processes take the places of the dead; all meet again."""

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from raylight.worker.run import Run
 
 COST_SHARE = 0.01
-"""Of a run's time that snapshots may take, as far as it is measured; what the driver and Ray do for them is not."""
-SECONDS_BETWEEN = 0.5
-"""At least, unless the user wants them more often."""
+"""Of a run's time that snapshots may take."""
+SENDING = 2.0
+"""What a snapshot costs, for each second that taking it does: sending it is work as well, of another thread."""
+SECONDS_BETWEEN = 2.0
+"""At least, unless the user wants them more often: each is some calls of Ray's for worker and driver."""
 FIRST_AFTER = 10
 """Batches before the first, from whose cost the distance of the others follows."""
 LARGEST_ATTRIBUTE = 4 * 1024 * 1024
@@ -110,7 +112,6 @@ class Snapshots(NoSnapshots):
         """Attributes that cannot be part of a snapshot."""
         self._last = (0, 0.0)
         """Batch and time of the last one."""
-        self._seconds_to_send = 0.0
         self._waiting: collections.deque[Snapshot] = collections.deque(maxlen=KEPT)
         self._changed = threading.Condition()
         self._is_over = False
@@ -170,7 +171,7 @@ class Snapshots(NoSnapshots):
         with self._changed:
             self._waiting.append(snapshot)
             self._changed.notify_all()
-        cost = time.monotonic() - before + self._seconds_to_send
+        cost = (time.monotonic() - before) * SENDING
         self.due = run.state.total_batches + self._agree(run, cost, step_seconds)
         self._last = (run.state.total_batches, time.monotonic())
 
@@ -237,10 +238,6 @@ class Snapshots(NoSnapshots):
 
     def _later(self, after: int) -> Iterator[Snapshot]:
         return (snapshot for snapshot in self._waiting if snapshot.moment.batch > after)
-
-    def sent(self, seconds: float) -> None:
-        """Handing one over took this thread so long, which the step had to do without on a busy machine."""
-        self._seconds_to_send = seconds
 
     def close(self) -> None:
         """The run is over."""

@@ -35,6 +35,10 @@ INSTEAD = {
 }
 
 
+_all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""The newer of its two names."""
+
+
 def _set_timeout(timeout: timedelta) -> None:
     set_timeout: Callable[[timedelta], None] = (
         getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
@@ -218,7 +222,7 @@ class DDPStrategy(Strategy):
             return torch.stack(_gather_with_gradients(tensor, group))
         size = dist.get_world_size(group)
         gathered = torch.empty(size * tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-        dist.all_gather_into_tensor(gathered, tensor.detach().reshape(-1), group)
+        _all_gather(gathered, tensor.detach().reshape(-1), group)
         return gathered.view(size, *tensor.shape)
 
     def all_gather_object(self, obj: Any) -> list[Any]:
