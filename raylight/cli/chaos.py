@@ -33,7 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         usage=USAGE, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kill", metavar="every=TIME", default="every=20s", help="such as every=500ms, every=20s")
+    parser.add_argument(
+        "--kill", metavar="every=TIME", default="every=20s", help="of work, such as every=500ms, every=20s"
+    )
     parser.add_argument("--seed", type=int, default=0, help="which workers, and how far the times are scattered")
     parser.add_argument("script", help="its path; what follows is for the script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)

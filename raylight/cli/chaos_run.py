@@ -21,10 +21,11 @@ from raylight.cli import run
 from raylight.trainer import Trainer
 
 ANY_NUMBER = 10**6
+LOOK_SECONDS = 0.05
 
 
 class Killer(threading.Thread):
-    """Kills one of the workers that are at work, every so many seconds.
+    """Kills one of the workers that are at work, every so many seconds of work.
 
     Args:
         seconds: On average.
@@ -41,12 +42,18 @@ class Killer(threading.Thread):
     def run(self) -> None:
         from raylight.engine import pool
 
-        while not self._over.wait(self._seconds * self._random.uniform(0.5, 1.5)):
+        left = self._wait()
+        while not self._over.wait(LOOK_SECONDS):
             workers = pool.workers_at_work()
-            if workers:
-                with contextlib.suppress(ProcessLookupError, PermissionError):  # it is being replaced
+            left -= LOOK_SECONDS if workers else 0.0
+            if workers and left <= 0:
+                with contextlib.suppress(ProcessLookupError):  # it is dead already
                     os.kill(self._random.choice(workers).pid, signal.SIGKILL)
                     self.kills += 1
+                left = self._wait()
+
+    def _wait(self) -> float:
+        return self._seconds * self._random.uniform(0.5, 1.5)
 
     def end(self) -> None:
         self._over.set()

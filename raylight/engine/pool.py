@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import threading
 import time
 from typing import Any
@@ -29,6 +30,8 @@ from raylight.worker.evaluation import in_dataset_order
 SECONDS_TO_ANSWER = 10.0
 CONTROL_THREADS = 6
 """Of a worker, for questions while it runs: two wait for news of it, the others answer at once."""
+REPLACEMENTS = 5
+"""Attempts to replace lost workers, before the call is given up."""
 SECONDS_TO_START = 60.0
 """For a worker that takes a lost one's place, once there is room for it."""
 
@@ -62,7 +65,7 @@ class WorkerPool:
         self._idle_timer: threading.Timer | None = None
         self._num_attempts = 0
         self.busy = False
-        """A job is at work."""
+        """A job is at work, and no worker of it is being replaced."""
         self._session = ray.get_runtime_context().get_job_id()
         """The connection to Ray that the workers belong to."""
         try:
@@ -212,7 +215,7 @@ class WorkerPool:
         """Attempts, until one is not ended by the loss of a worker, or there were too many of these."""
         most, fitting = job.config.max_failures, job.fn == TrainerFn.FITTING
         listener, incidents = Listener(sink), Incidents(most, sink)
-        listener.goes_on = incidents.close
+        listener.goes_on = functools.partial(self._goes_on, incidents)
         snapshots = SnapshotKeeper() if most and fitting else None
         stop = threading.Event()
         parcel, began, redone_since = ray.put(_pack(job)), time.time(), None
@@ -256,15 +259,21 @@ class WorkerPool:
         Raises:
             WorkerError: There have been too many failures.
         """
-        error, dead = lost.error, lost.dead
-        while True:
-            incidents.take(error)
+        self.busy = False
+        incidents.take(lost.error)
+        dead = lost.dead
+        for _ in range(REPLACEMENTS):
             try:
                 self._replace(dead)
                 return
-            except RayError as further:  # meanwhile another one
-                dead = self._dead()
-                error = WorkerError(f"A worker was lost while another was replaced: {further}")
+            except RayError as error:  # such as a worker on a node whose loss Ray has not noticed yet
+                dead, further = self._dead(), error
+        reason = str(further).partition("\n")[0]
+        raise WorkerError(f"A lost worker could not be replaced: {reason}") from further
+
+    def _goes_on(self, incidents: Incidents, step: int) -> None:
+        self.busy = True
+        incidents.close(step)
 
     def _dead(self) -> set[int]:
         """Ranks whose processes do not answer."""

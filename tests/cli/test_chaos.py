@@ -22,7 +22,7 @@ class Model(pl.LightningModule):
         super().__init__()
         self.layer = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout(0.5))
     def training_step(self, batch, batch_idx):
-        time.sleep(0.02)
+        time.sleep(0.01)
         self.log("loss", loss := self.layer(batch).square().mean())
         return loss
     def configure_optimizers(self):
@@ -68,12 +68,13 @@ def test_differences_are_named() -> None:
     assert chaos.differences([], [fit(1.0)]) == ["fit was called 0 times, and 1 times in the disturbed run"]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(("seeding", "status", "verdict"), [("seeded", 0, "are equal"), ("unseeded", 1, "differ")])
 def test_a_script(ray_cluster: str, nothing_held: Any, tmp_path: Path, seeding: str, status: int, verdict: str) -> None:
     pool.shutdown()
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "raylight", "chaos", "--kill", "every=3s", "script.py", seeding]
+    command = [sys.executable, "-m", "raylight", "chaos", "--kill", "every=4s", "script.py", seeding]
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == status, done.stdout + done.stderr

@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from torch.utils.data import DataLoader
 
 import raylight as pl
+from raylight.engine import pool
 
 
 class Model(pl.LightningModule):
@@ -37,7 +38,7 @@ class Model(pl.LightningModule):
 def main() -> None:
     kind = sys.argv[1]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.wait_for_nodes()
 
@@ -45,8 +46,8 @@ def main() -> None:
         while not Path("reached").exists():
             threading.Event().wait(0.05)
         if kind == "killed":
-            cluster.add_node(num_cpus=1)
-            cluster.remove_node(nodes[1], allow_graceful=False)
+            lost = pool.workers_at_work()[1].node_id
+            cluster.remove_node(next(node for node in nodes if node.node_id == lost), allow_graceful=False)
         Path("go").touch()
 
     thread = threading.Thread(target=disturb, daemon=True)
