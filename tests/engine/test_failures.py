@@ -188,6 +188,7 @@ def test_an_unpicklable_attribute_is_found_among_references_back() -> None:
         pl.Trainer(num_workers=2, accelerator="cpu", logger=False, enable_checkpointing=False).fit(model, batches())
 
 
+@pytest.mark.slow
 def test_a_lambda_as_attribute_is_fine(two_workers: Any) -> None:
     class Scaled(Linear):
         def __init__(self) -> None:

@@ -121,6 +121,7 @@ def test_the_holder_of_the_resources_is_named(no_workers: None, two_workers: Any
         remove_placement_group(held)
 
 
+@pytest.mark.slow
 def test_fit_waits_for_resources(no_workers: None, two_workers: Any, wait_until: Any) -> None:
     held = placement_group([{"CPU": 1}])
     wait_until(lambda: held.wait(0.1))

@@ -97,6 +97,7 @@ def test_a_script_starts_its_own_cluster_and_leaves_nothing(
     wait_until(lambda: not any(process.is_running() for process in started))
 
 
+@pytest.mark.slow
 def test_absurd_number_of_workers_is_an_error_at_once(environment: dict[str, str], tmp_path: Path) -> None:
     command = [sys.executable, str(PROGRAM.with_name("endless_fit.py")), "ray", "3000"]
     told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -8,7 +8,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
-from raylight.sweeps.record import FAILED, FINISHED, SweepRecord
+from raylight.sweeps.record import FAILED, FINISHED, Point, SweepRecord
 from raylight.sweeps.schedulers import Rules, make_scheduler, pauses, replay
 from raylight.sweeps.search import Suggestions, draw, make_searcher
 from raylight.utilities.exceptions import MisconfigurationException
@@ -108,6 +108,24 @@ def test_optuna_is_used_or_asked_for() -> None:
     suggested = searcher.suggest("a")
     assert suggested is not None
     assert 1e-4 <= suggested["model.lr"] <= 1.0
+
+
+def test_optuna_knows_what_an_earlier_run_has_found() -> None:
+    pytest.importorskip("optuna")
+    record = SweepRecord("folder", "loss", "min", {})
+    for number in range(12):
+        trial = record.add({"model.lr": 10.0 ** (-3 - number / 50), "n": 1, "fixed": "x"})
+        trial.status, trial.reports, trial.best = FINISHED, [{"loss": 1.0}], Point(0, "c", dict(trial.params))
+    space = {"model.lr": tune.loguniform(1e-4, 1.0), "n": tune.choice([1, 2]), "fixed": "x"}
+    searcher: Any = make_searcher("optuna", space, "loss", "min", 0)
+    suggestions = Suggestions(record, {"fixed": "x"}, searcher, num_samples=14)
+    suggestions.learn_from_record()
+    assert [trial.value for trial in searcher._ot_study.trials] == [1.0] * 12
+    assert suggestions.num_left == 2
+    suggested = suggestions.suggest("a")
+    assert (suggested["fixed"], suggested["n"] in (1, 2), 1e-4 <= suggested["model.lr"] <= 1.0) == ("x", True, True)
+    suggestions.on_trial_complete("a", {"loss": 0.5, "training_iteration": 1})
+    assert searcher._ot_study.trials[-1].value == 0.5
 
 
 # ------------------------------------------------------------------------------------------------ schedulers

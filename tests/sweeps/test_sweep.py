@@ -204,6 +204,7 @@ def test_a_metric_that_nobody_logs(tiny_sweep: Sweep) -> None:
         tiny_sweep({"lr": tune.uniform(0, 1)}, metric="val_los", num_samples=50)
 
 
+@pytest.mark.slow
 def test_a_metric_of_training_is_reported_at_the_end_of_its_epoch(tiny_sweep: Sweep) -> None:
     result = tiny_sweep({"lr": 0.1}, metric="train_loss", num_samples=1)
     expected = trained_alone(2, lr=0.1)[1].callback_metrics["train_loss"]
@@ -277,6 +278,7 @@ def test_a_search_for_a_batch_size_within_a_trial(tiny_sweep: Sweep, tmp_path: P
     assert result.trials[0].reports[-1]["step"] == 32 / 2 / 4  # no trials within the trial: its workers have tried
 
 
+@pytest.mark.slow
 def test_tensorboard_has_a_page_of_hyperparameters(tiny_sweep: Sweep) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

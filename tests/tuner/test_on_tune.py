@@ -117,6 +117,7 @@ def test_a_callback_searches_before_the_workers_start() -> None:
     assert used.global_step == SAMPLES / 2 / 32
 
 
+@pytest.mark.slow
 def test_fastest_size_and_data_of_its_own() -> None:
     class Slow(Model):
         def use_memory(self, size: int) -> None:
@@ -131,6 +132,7 @@ def test_fastest_size_and_data_of_its_own() -> None:
     assert loader.batch_size == 2
 
 
+@pytest.mark.slow
 def test_the_users_exception_ends_the_search() -> None:
     class Broken(Model):
         def use_memory(self, size: int) -> None:

@@ -96,3 +96,17 @@ def test_loader_workers_differ_by_worker_and_rank(monkeypatch: pytest.MonkeyPatc
             seed.seed_dataloader_worker(worker)
             drawn.add(tuple(draw()))
     assert len(drawn) == 4
+
+
+def test_packed_state() -> None:
+    random.gauss(0, 1)
+    np.random.randn()
+    state = seed.packed_rng_state()
+
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), random.random(), np.random.randn(), np.random.rand(), float(torch.rand(()))]
+
+    before = draw()
+    draw()
+    seed.set_packed_rng_state(state)
+    assert draw() == before
