@@ -18,7 +18,6 @@ import argparse
 import json
 import math
 import os
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,7 @@ def main() -> None:
     parser.add_argument("--json", help="also write the medians and each round's figures to this file")
     args = parser.parse_args()
     rounds = measure(args.rounds, args.systems.split(","))
-    summary = {
-        system: {name: statistics.median(figures[name] for figures in own) for name in FIGURES}
-        for system, own in rounds.items()
-    }
+    summary = two_workers.summarize(rounds, FIGURES)
     for system, figures in summary.items():
         print(f"{system:<16}", "  ".join(f"{name} {figures[name]:8.2f}" for name in FIGURES))
     if args.json is not None:
