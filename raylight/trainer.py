@@ -512,7 +512,8 @@ class Trainer(TrainerView):
             cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())
             config = self.config
-            self._engine = self._engine or PoolEngine(placement, config.resource_timeout, config.idle_timeout)
+            timeouts = config.resource_timeout, config.idle_timeout, config.elastic_wait
+            self._engine = self._engine or PoolEngine(placement, *timeouts)
         self._take_placement(placement)
         return self._engine, placement
 

@@ -188,6 +188,8 @@ def test_flags() -> None:
         "detect_anomaly",
         "deterministic",
         "devices",
+        "elastic",
+        "elastic_wait",
         "enable_autolog_hparams",
         "enable_checkpointing",
         "enable_model_summary",

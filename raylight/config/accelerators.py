@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class Placement:
     device_type: str
     """"cpu" or "cuda"."""
     num_workers: int
-    """Workers in all: the world size."""
+    """Workers in all: the world size; the largest, where it may change."""
     num_nodes: int
     """Nodes that the workers must be spread over evenly; 1 leaves it to Ray."""
     resources: dict[str, float]
@@ -31,6 +32,17 @@ class Placement:
     """False: the one worker is this process."""
     device_index: int
     """CUDA device of the worker when it is this process; in a Ray worker it is always its own first."""
+    fewer: tuple[int, ...] = ()
+    """Other numbers of workers that a run may have, descending; empty where the number is fixed."""
+    is_elastic: bool = False
+    """The number of workers may change."""
+    keeps_global_batch: bool = False
+    """Fewer workers take as many samples for an optimizer step as the largest number of them."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of workers that the run may have, descending."""
+        return (self.num_workers, *self.fewer)
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +80,9 @@ def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
     device_type = _device_type(config, cluster_gpus if use_ray else 0)
     present = cluster_gpus if use_ray else torch.cuda.device_count()
     per_node = _count(config.devices, device_type, present)
-    num_workers = config.num_workers if config.num_workers is not None else per_node * config.num_nodes
+    asked = config.num_workers
+    elastic = isinstance(asked, tuple)
+    num_workers = asked[1] if isinstance(asked, tuple) else asked if asked is not None else per_node * config.num_nodes
     _check_count(config, num_workers, per_node)
     if not use_ray:
         _check_local(config, device_type, num_workers, present)
@@ -79,7 +93,31 @@ def place(config: TrainerConfig, cluster_gpus: int = 0) -> Placement:
         resources=_resources(config, device_type),
         use_ray=use_ray,
         device_index=_first_index(config.devices),
+        fewer=_fewer(config) if elastic else (),
+        is_elastic=elastic,
+        keeps_global_batch=elastic and config.elastic == "global_batch",
     )
+
+
+def _fewer(config: TrainerConfig) -> tuple[int, ...]:
+    """The numbers of workers below the largest with which a run of num_workers=(min, max) can go on."""
+    assert isinstance(config.num_workers, tuple)
+    least, most = config.num_workers
+    counts = range(most - 1, least - 1, -1)
+    if config.elastic == "local_batch":
+        return tuple(counts)
+    accumulated = config.accumulate_grad_batches
+    if isinstance(accumulated, dict):
+        accumulated = math.gcd(*{0: 1, **accumulated}.values())
+    step = most * accumulated
+    fitting = tuple(count for count in counts if step % count == 0)
+    if counts and not fitting:
+        raise MisconfigurationException(
+            f"num_workers={config.num_workers}: fewer than {most} workers cannot keep the global batch, as no number "
+            f"from {least} to {most - 1} divides the {step} batches of an optimizer step (max workers x "
+            "accumulate_grad_batches). Lower the minimum, change accumulate_grad_batches, or use elastic='local_batch'."
+        )
+    return fitting
 
 
 def _device_type(config: TrainerConfig, cluster_gpus: int) -> str:
@@ -165,6 +203,12 @@ def _first_index(devices: Any) -> int:
 
 
 def _check_count(config: TrainerConfig, num_workers: int, per_node: int) -> None:
+    if isinstance(config.num_workers, tuple):
+        if config.devices != "auto" or config.num_nodes > 1:
+            raise MisconfigurationException(
+                f"num_workers={config.num_workers} is wherever Ray finds room: leave out devices and num_nodes."
+            )
+        return
     if config.num_workers is not None and config.devices != "auto" and per_node * config.num_nodes != num_workers:
         raise MisconfigurationException(
             f"num_workers={num_workers} contradicts devices={config.devices!r} x num_nodes={config.num_nodes}: "

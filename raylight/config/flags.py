@@ -20,6 +20,7 @@ LAUNCHER_VARIABLE = "RAYLIGHT_LAUNCHER"
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "launcher": ("auto", "local", "ray"),
+    "elastic": ("global_batch", "local_batch"),
     "multiple_trainloader_mode": ("max_size_cycle", "min_size", "max_size"),
     "auto_scale_batch_size": (None, False, True, "power", "binsearch", "throughput"),
     "weights_summary": ("top", "full"),
@@ -36,7 +37,6 @@ SWITCHED_OFF_BY_BAREBONES = {
     "profiler": "Profiling can impact raw speed",
 }
 INTS = (
-    "num_workers",
     "snapshot_every_n_steps",
     "min_epochs",
     "max_epochs",
@@ -87,8 +87,16 @@ class TrainerConfig:
     """Workers per node: a count, "3", -1 for all, or a list of GPU indices. "auto" is 1, or all of a machine's GPUs."""
     num_nodes: int = 1
     """Nodes; the number of workers is ``devices`` times this."""
-    num_workers: int | None = None
-    """Workers in all, wherever Ray finds room; takes the place of ``devices`` x ``num_nodes``. Always runs on Ray."""
+    num_workers: int | tuple[int, int] | None = None
+    """Workers in all, wherever Ray finds room; takes the place of ``devices`` x ``num_nodes``. Always runs on Ray.
+    ``(min, max)``: starts with as many as there is room for, goes on with fewer when some are lost, and with more when
+    there is room again."""
+    elastic: str = "global_batch"
+    """With ``num_workers=(min, max)``, what stays when the number changes: "global_batch": the samples of an optimizer
+    step, those of ``max`` workers; fewer accumulate gradients over more batches. "local_batch": the batches of each
+    worker."""
+    elastic_wait: float = 30.0
+    """Seconds to wait for a lost worker's successor before fewer go on; with ``num_workers=(min, max)``."""
     resources_per_worker: dict[str, float] | None = None
     """Ray resources of one worker, such as ``{"CPU": 4, "GPU": 1}``. None is 1 CPU, and 1 GPU where one is used."""
     launcher: str = dataclasses.field(default_factory=lambda: os.environ.get(LAUNCHER_VARIABLE, "auto"))
@@ -215,6 +223,8 @@ class TrainerConfig:
 
     OWN: ClassVar[tuple[str, ...]] = (
         "num_workers",
+        "elastic",
+        "elastic_wait",
         "resources_per_worker",
         "launcher",
         "resource_timeout",
@@ -280,7 +290,7 @@ class TrainerConfig:
             value = getattr(self, name)
             if not isinstance(value, bool | None):
                 problems.append(WrongType(f"{name}={value!r} must be True or False."))
-        for name in ("resource_timeout", "idle_timeout"):
+        for name in ("resource_timeout", "idle_timeout", "elastic_wait"):
             value = getattr(self, name)
             if not _is_number(value) or value < 0:
                 problems.append(f"{name}={value!r} must be a number of seconds >= 0.")
@@ -324,9 +334,8 @@ class TrainerConfig:
         if not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0:
             problems.append(f"fast_dev_run={self.fast_dev_run!r} is not a valid configuration. It should be >= 0.")
         problems += _at_least(self, max_failures=0, spare_workers=0, process_position=0)
-        problems += _at_least_if_given(
-            self, num_workers=1, snapshot_every_n_steps=1, log_every_n_steps=0, num_sanity_val_steps=-1
-        )
+        problems += _worker_problems(self.num_workers)
+        problems += _at_least_if_given(self, snapshot_every_n_steps=1, log_every_n_steps=0, num_sanity_val_steps=-1)
         return problems + _at_least_if_given(self, min_epochs=0, min_steps=0, check_val_every_n_epoch=1)
 
     def _choice_problems(self) -> list[str]:
@@ -346,7 +355,7 @@ class TrainerConfig:
 
     def _combination_problems(self) -> list[str]:
         problems = []
-        if self.num_workers is not None and self.launcher == "local" and self.num_workers > 1:
+        if self.num_workers not in (None, 1) and self.launcher == "local":
             problems.append(f"num_workers={self.num_workers} needs Ray: use launcher='ray' (or 'auto').")
         if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, float):
             problems.append(
@@ -455,6 +464,15 @@ def _limit_problem(name: str, value: Any) -> str | None:
     if value < 0 or (value > 1 and value % 1):
         return f"You have passed invalid value {value} for {name}, it has to be in [0.0, 1.0] or an int."
     return None
+
+
+def _worker_problems(value: Any) -> list[str]:
+    if value is None or _is_int(value) and value >= 1:
+        return []
+    if isinstance(value, tuple) and len(value) == 2 and all(_is_int(each) and each >= 1 for each in value):
+        least, most = value
+        return [] if least <= most else [f"num_workers={value!r}: the minimum comes first."]
+    return [f"num_workers={value!r} must be an int >= 1, or a tuple (min, max) of two."]
 
 
 def _accumulation_problems(value: Any) -> list[str]:

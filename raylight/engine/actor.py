@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +25,10 @@ from torch.utils.data import DataLoader
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
-from raylight.engine.snapshots import Moment, Snapshot, Snapshots
+from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
 from raylight.engine.surroundings import Surroundings
 from raylight.utilities.rank_zero import package_log
-from raylight.worker.control import StopRequest
+from raylight.worker.control import LeaveFit, StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
 from raylight.worker.execute import execute
 from raylight.worker.run import Emit, Run
@@ -95,6 +94,18 @@ class Attempt:
     takes_snapshots: bool
     redone_since: float | None
     """See ``Job``."""
+    parts: tuple[int, ...] = ()
+    """Ranks whose parts of the snapshot to go on from are sent along, in their order."""
+    former_world_size: int = 0
+    """Parts in all."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What comes back from a rank that has left for a run of other workers."""
+
+    batch: int
+    """Of the snapshot that it has left with."""
 
 
 @dataclass(frozen=True)
@@ -175,42 +186,45 @@ class WorkerActor:
             timeout=datetime.timedelta(minutes=30),
         )
 
-    def execute(
-        self, parcel: Parcel, attempt: Attempt, own: Snapshot | None, first: Snapshot | None
-    ) -> Outcome | Failure:
+    def execute(self, parcel: Parcel, attempt: Attempt, *parts: Snapshot) -> Outcome | Failure | Left:
         """Runs in every worker. Collective: do a Job.
 
         Args:
-            own: This rank's part of the snapshot to go on from; None: from the beginning.
-            first: Rank 0's part.
+            parts: Of the snapshot to go on from, those that ``attempt`` names; none: from the beginning.
         """
+        result = self._execute(parcel, attempt, parts)
+        gc.collect()  # model, trainer and run refer to each other
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return result
+
+    def _execute(self, parcel: Parcel, attempt: Attempt, parts: tuple[Snapshot, ...]) -> Outcome | Failure | Left:
         assert self._membership is not None
+        member = self._membership
         self._thread = threading.get_ident()
         stop = self._stop_request(attempt.number)
         self._outbox.open()
         parcel.surroundings.adopt()
         job: Job = ray.cloudpickle.loads(parcel.job)
         job.redone_since = attempt.redone_since
-        every = job.config.snapshot_every_n_steps
-        self._snapshots = Snapshots(every, own, first.shared if first else None) if attempt.takes_snapshots else None
+        self._snapshots = _snapshots(job, attempt, parts)
         try:
             parcel.surroundings.adopt_numbers()
             emit = self._emitter(parcel.node_id)
-            outcome = _do(job, self._membership, self._device, emit, stop, self._snapshots, self._watch)
+            run, outcome = execute(job, member.ranks, self._device, emit, stop, self._snapshots, self._watch)
+            return homeward.pack(run, outcome)
+        except LeaveFit as left:
+            return Left(left.batch)
         except BaseException as error:  # KeyboardInterrupt and SystemExit of the user's code travel as well
-            member = self._membership
             return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
         finally:
+            if self._run is not None:
+                _end_loader_processes(self._run)
             self._run = None
             self._stops.pop(attempt.number)
             self._outbox.close()
             if self._snapshots is not None:
                 self._snapshots.close()
-        del job
-        gc.collect()  # model, trainer and run refer to each other
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        return outcome
 
     def _watch(self, run: Run) -> None:
         self._run = run
@@ -252,9 +266,9 @@ class WorkerActor:
         """First half of a graceful stop of the job of this number: the batch that this rank will wait at."""
         return self._stop_request(job).hold()
 
-    def stop_at(self, job: int, batch: int) -> None:
-        """Second half: the batch that all ranks stop at."""
-        self._stop_request(job).stop_at(batch)
+    def stop_at(self, job: int, batch: int, leaves: bool = False) -> None:
+        """Second half: the batch that all ranks stop at, or from which on they leave as soon as they can."""
+        self._stop_request(job).stop_at(batch, leaves)
 
     def _emitter(self, drivers_node: str) -> Emit:
         shares_node = ray.get_runtime_context().get_node_id() == drivers_node
@@ -304,19 +318,12 @@ class Outbox:
         return [self._events.popleft() for _ in range(len(self._events))]
 
 
-def _do(
-    job: Job,
-    member: Membership,
-    device: torch.device,
-    emit: Emit,
-    stop: StopRequest,
-    snapshots: Snapshots | None,
-    watch: Callable[[Run], None],
-) -> Outcome:
-    # A function, so that the run's objects end with its frame; a method of an actor would be wrapped by Ray.
-    run, outcome = execute(job, member.ranks, device, emit, stop, snapshots, watch)
-    _end_loader_processes(run)
-    return homeward.pack(run, outcome)
+def _snapshots(job: Job, attempt: Attempt, parts: tuple[Snapshot, ...]) -> Snapshots | None:
+    if not attempt.takes_snapshots:
+        return None
+    by_rank = dict(zip(attempt.parts, parts, strict=True))
+    start = Start([by_rank.get(rank) for rank in range(attempt.former_world_size)]) if parts else None
+    return Snapshots(job.config.snapshot_every_n_steps, start)
 
 
 def _with_content(report: Report) -> Report:

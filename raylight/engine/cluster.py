@@ -19,6 +19,8 @@ _started_here = False
 MOST_CPUS_PER_CORE = 16
 STATUS_SECONDS = 5.0
 STATE_API_SECONDS = 2.0
+NEWS_SECONDS = 3.0
+"""How old Ray's knowledge of what is free may be: a pool that was just ended may still seem to hold it."""
 
 
 def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
@@ -68,15 +70,41 @@ def gpu_count() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def wait_for_room(group: Any, placement: Placement, seconds: float) -> None:
-    """Wait until a placement group has its resources, saying meanwhile what it waits for.
+def fitting_count(placement: Placement) -> int:
+    """Workers that there is room for now, where their number may change, but no fewer than the least; else all."""
+    if not placement.fewer:
+        return placement.num_workers
+    deadline = time.monotonic() + NEWS_SECONDS
+    while (room := _room(placement.resources)) < placement.num_workers and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return next((size for size in placement.sizes if size <= room), placement.sizes[-1])
+
+
+def _room(resources: dict[str, float]) -> int:
+    """Workers that the nodes have room for now."""
+    from ray._private.state import available_resources_per_node
+
+    needs = {name: amount for name, amount in resources.items() if amount > 0}
+    nodes = available_resources_per_node().values()
+    return sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
+
+
+def draining_nodes() -> dict[str, float]:
+    """Nodes that are about to end, by id: when, in seconds since 1970; inf where that is not known."""
+    from ray._private.state import state
+
+    return {node: deadline / 1000 or math.inf for node, deadline in state.get_draining_nodes().items()}
+
+
+def wait_for_room(group: Any, placement: Placement, count: int, seconds: float) -> None:
+    """Wait until a placement group for ``count`` workers has its resources, saying meanwhile what it waits for.
 
     Raises:
         ResourceError: They were not free within ``seconds``; says what is there and who holds it.
     """
     import ray
 
-    patience = 0.0 if _can_never_fit(placement) else seconds
+    patience = 0.0 if _can_never_fit(placement, count) else seconds
     deadline = time.monotonic() + patience
     ready = group.ready()
     while True:
@@ -86,8 +114,8 @@ def wait_for_room(group: Any, placement: Placement, seconds: float) -> None:
             ray.get(done)
             return
         if time.monotonic() >= deadline:
-            raise ResourceError(_explain(placement, patience))
-        log.warning("Waiting for resources: %s", _explain(placement, None))
+            raise ResourceError(_explain(placement, count, patience))
+        log.warning("Waiting for resources: %s", _explain(placement, count, None))
 
 
 def inside_trial() -> bool:
@@ -123,23 +151,21 @@ def bundles_of_trial(group: Any, placement: Placement) -> list[int]:
     return fitting[: placement.num_workers]
 
 
-def _can_never_fit(placement: Placement) -> bool:
+def _can_never_fit(placement: Placement, count: int) -> bool:
     """The cluster is one of our own on this machine, which does not grow."""
     import ray
 
     total = ray.cluster_resources()
-    return _started_here and any(
-        total.get(name, 0) < amount * placement.num_workers for name, amount in placement.resources.items()
-    )
+    return _started_here and any(total.get(name, 0) < amount * count for name, amount in placement.resources.items())
 
 
-def _explain(placement: Placement, waited: float | None) -> str:
+def _explain(placement: Placement, count: int, waited: float | None) -> str:
     import ray
 
     total, free = ray.cluster_resources(), ray.available_resources()
     needs = ", ".join(f"{amount:g} {name}" for name, amount in placement.resources.items())
     has = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in placement.resources)
-    text = f"{placement.num_workers} workers with {needs} each are asked for, but the cluster has {has} free."
+    text = f"{count} workers with {needs} each are asked for, but the cluster has {has} free."
     if placement.num_nodes > 1:
         text += f" They must spread over {placement.num_nodes} nodes; it has {len(_alive_nodes())}."
     holders = _holders(placement)

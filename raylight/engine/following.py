@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -17,7 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylight.config.messages import Event, Outcome, Report
-from raylight.engine.actor import Heartbeat, WorkerInfo
+from raylight.engine.actor import Heartbeat, Left, WorkerInfo
 from raylight.engine.failures import Failure, revive
 from raylight.engine.recovery import Listener, SnapshotKeeper
 from raylight.utilities.exceptions import WorkerError
@@ -51,6 +52,10 @@ class WorkersLostError(Exception):
         self.dead = dead
 
 
+class RegroupError(Exception):
+    """All ranks have left an attempt, for one of other workers."""
+
+
 class Following:
     """Follows one attempt.
 
@@ -61,6 +66,7 @@ class Following:
         listener: Takes rank 0's events.
         snapshots: Takes the ranks' snapshots; None where there are none.
         hang_timeout: Seconds without a batch after which a rank is taken for hung; None: never.
+        shall_regroup: Asked in each turn: whether the run should go on with other workers.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Following:
         listener: Listener,
         snapshots: SnapshotKeeper | None,
         hang_timeout: float | None,
+        shall_regroup: Callable[[], bool],
     ) -> None:
         self._workers = workers
         self._infos = infos
@@ -78,6 +85,9 @@ class Following:
         self._listener = listener
         self._snapshots = snapshots
         self._hangs = HangWatch(workers, infos, hang_timeout) if hang_timeout is not None else None
+        self._shall_regroup = shall_regroup
+        self._leaving = False
+        """The ranks have been asked to leave."""
 
     def run(self, running: dict[Any, int], stop: threading.Event) -> dict[int, Outcome]:
         """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns.
@@ -88,9 +98,11 @@ class Following:
 
         Raises:
             WorkersLostError: A worker is gone.
+            RegroupError: The run is to go on with other workers, from the newest snapshot.
             Whatever the user's code raises.
         """
         outcomes: dict[int, Outcome] = {}
+        left: Left | None = None
         events = self._ask_for_events()
         waiting = dict(running)
         while waiting:
@@ -102,18 +114,31 @@ class Following:
                 elif ref in waiting:
                     rank = waiting.pop(ref)
                     result = self._get(ref, rank)
-                    if not isinstance(result, Outcome):
+                    if isinstance(result, Outcome):
+                        outcomes[rank] = result
+                    elif isinstance(result, Left):
+                        left = result
+                    else:
                         self._give_up(rank, result, waiting, events)
-                    outcomes[rank] = result  # type: ignore[assignment]
                 elif self._snapshots is not None:
                     self._snapshots.take(ref, self._listener.records)
-            if stop.is_set():
-                stop.clear()
-                self._stop_gracefully()
+            if not self._leaving:
+                self._look_for_requests(stop)
             if self._hangs is not None:
                 self._hangs.look()
         self._drain(events)
+        if left is not None and self._snapshots is not None:
+            self._snapshots.wait_for(left.batch, self._listener.records)
+            raise RegroupError
         return outcomes
+
+    def _look_for_requests(self, stop: threading.Event) -> None:
+        if stop.is_set():
+            stop.clear()
+            self._ask_to_stop(leave=False)
+        elif self._snapshots is not None and self._shall_regroup():
+            self._leaving = True  # a stop that is asked for from now on is one of the next attempt
+            self._ask_to_stop(leave=True)
 
     # ------------------------------------------------------------------------------------------------ events
 
@@ -143,9 +168,9 @@ class Following:
 
     # ------------------------------------------------------------------------------------------------ failures
 
-    def _get(self, ref: Any, rank: int) -> Outcome | Failure | WorkerError:
+    def _get(self, ref: Any, rank: int) -> Outcome | Failure | Left | WorkerError:
         try:
-            result: Outcome | Failure = ray.get(ref)
+            result: Outcome | Failure | Left = ray.get(ref)
             return result
         except RayTaskError:
             raise
@@ -193,7 +218,7 @@ class Following:
                 break
             rank = others.pop(ready[0])
             result = self._get(ready[0], rank)
-            if not isinstance(result, Outcome):
+            if not isinstance(result, Outcome | Left):
                 failures[rank] = result
                 if not (isinstance(result, Failure) and result.is_collateral):
                     break
@@ -211,13 +236,13 @@ class Following:
 
     # ------------------------------------------------------------------------------------------------ stopping
 
-    def _stop_gracefully(self) -> None:
-        """Let all ranks stop before the same batch; see ``StopRequest``."""
+    def _ask_to_stop(self, leave: bool) -> None:
+        """Let all ranks stop before the same batch, or leave at the next snapshot after it; see ``StopRequest``."""
         held = [worker.hold.options(concurrency_group="control").remote(self._number) for worker in self._workers]
         with contextlib.suppress(RayActorError):  # a rank is gone: its execute tells how
             batch = max(ray.get(held))
             for worker in self._workers:
-                worker.stop_at.options(concurrency_group="control").remote(self._number, batch)
+                worker.stop_at.options(concurrency_group="control").remote(self._number, batch, leave)
 
 
 class HangWatch:

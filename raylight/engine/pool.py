@@ -8,28 +8,26 @@ import dataclasses
 import functools
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.util import get_current_placement_group, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine import cluster, homeward
-from raylight.engine.actor import Attempt, Membership, Parcel, WorkerActor, WorkerInfo
+from raylight.engine.actor import Attempt, Membership, Parcel, WorkerInfo
 from raylight.engine.base import Sink
-from raylight.engine.following import Following, WorkersLostError
+from raylight.engine.following import Following, RegroupError, WorkersLostError
 from raylight.engine.interrupt import graceful_interrupt
+from raylight.engine.moves import Moves
 from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
+from raylight.engine.seats import SECONDS_TO_ANSWER, Seat, Seats
 from raylight.engine.surroundings import Surroundings
 from raylight.utilities.exceptions import ResourceError, WorkerError
 from raylight.worker.evaluation import in_dataset_order
 
-SECONDS_TO_ANSWER = 10.0
-CONTROL_THREADS = 6
-"""Of a worker, for questions while it runs: two wait for news of it, the others answer at once."""
 REPLACEMENTS = 5
 """Attempts to replace lost workers, before the call is given up."""
 SECONDS_TO_START = 60.0
@@ -43,25 +41,22 @@ class WorkerPool:
         placement: How many, where, with what.
         resource_timeout: Seconds to wait for the cluster to have room.
         idle_timeout: Seconds without a job after which the workers are let go.
+        elastic_wait: Seconds to wait for a lost worker's successor before fewer go on, where their number may change.
     """
 
-    def __init__(self, placement: Placement, resource_timeout: float, idle_timeout: float) -> None:
+    def __init__(
+        self, placement: Placement, resource_timeout: float, idle_timeout: float, elastic_wait: float = 0.0
+    ) -> None:
         self.placement = placement
         self.idle_timeout = idle_timeout
+        self.elastic_wait = elastic_wait
         self._resource_timeout = resource_timeout
-        self._group: Any = None
-        """The placement group that is given back in the end; None in a trial of Ray Tune, which has one."""
-        self._trials_group: Any = None
-        """That of the trial."""
-        self._workers: list[Any] = []
-        """Actor handles, by global rank."""
-        self._bundles: list[int] = []
-        """Their bundles in the placement group, by global rank."""
-        self._infos: list[WorkerInfo] = []
-        self._gpus: dict[int, tuple[int, ...]] = {}
-        """GPUs of the worker in a bundle."""
-        self._spares: list[tuple[Any, Any]] = []
-        """Processes that wait to take a lost one's place, each with a reference to its WorkerInfo."""
+        self._places = Seats(placement, resource_timeout)
+        self._seats: list[Seat] = []
+        """Of the workers, by global rank."""
+        self._bench: list[Seat] = []
+        """Of processes that are to join them: there is no room for them yet, or they are starting."""
+        self._moves = Moves(placement, elastic_wait)
         self._idle_timer: threading.Timer | None = None
         self._num_attempts = 0
         self.busy = False
@@ -75,11 +70,21 @@ class WorkerPool:
             raise
 
     @property
+    def workers(self) -> list[Any]:
+        """Actor handles, by global rank."""
+        return [seat.worker for seat in self._seats]
+
+    @property
+    def infos(self) -> list[WorkerInfo]:
+        """By global rank."""
+        return [seat.info for seat in self._seats if seat.info is not None]
+
+    @property
     def alive(self) -> bool:
         """Whether jobs can run: the cluster is still the same, and all workers answer."""
-        if not self._workers or not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
+        if not self._seats or not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
             return False
-        pings = [worker.ping.options(concurrency_group="control").remote() for worker in self._workers]
+        pings = [worker.ping.options(concurrency_group="control").remote() for worker in self.workers]
         try:
             ray.get(pings, timeout=SECONDS_TO_ANSWER)
         except (RayActorError, GetTimeoutError):
@@ -89,115 +94,113 @@ class WorkerPool:
     # ------------------------------------------------------------------------------------------------ start
 
     def _start(self) -> None:
-        trials_group = get_current_placement_group()
-        if trials_group is None:
-            self._group, self._bundles = self._reserve()
-        else:
-            self._trials_group = trials_group
-            self._bundles = cluster.bundles_of_trial(trials_group, self.placement)
-        self._workers = [self._make_actor(bundle) for bundle in self._bundles]
-        self._join()
+        self._seats = self._places.take()
+        missing = self.placement.num_workers - len(self._seats)
+        self._bench = [self._places.add() for _ in range(missing)]
+        self._join(self._resource_timeout + SECONDS_TO_START)
 
-    def _join(self) -> None:
-        """All processes are there: give each its rank, and make the process group."""
-        booting = [worker.boot.remote() for worker in self._workers]
-        done, late = ray.wait(booting, num_returns=len(booting), timeout=self._resource_timeout + SECONDS_TO_START)
-        if late:
-            raise ResourceError(
-                f"{len(late)} of {len(booting)} workers could not be started within "
-                f"{self._resource_timeout + SECONDS_TO_START:g} s: is there room for them, on the nodes that are left?"
-            )
-        infos: list[WorkerInfo] = ray.get(booting)
-        infos = [self._with_gpus(info, bundle) for info, bundle in zip(infos, self._bundles, strict=True)]
-        order = _rank_order(infos)
-        self._workers = [self._workers[i] for i in order]
-        self._bundles = [self._bundles[i] for i in order]
-        self._infos = [infos[i] for i in order]
-        members = memberships(self._infos, self.placement)
+    def _join(self, patience: float) -> None:
+        """Processes that are there get ranks and make the process group; others, and those that are too many, wait.
+
+        Args:
+            patience: Seconds to wait for as many as there were, where fewer would do.
+        """
+        there = self._those_there(patience)
+        chosen = there[: next(size for size in self.placement.sizes if size <= len(there))]
+        self._bench = [seat for seat in (*self._seats, *self._bench) if seat not in chosen]
+        self._seats = chosen
+        infos: list[WorkerInfo] = ray.get([seat.worker.boot.remote() for seat in chosen])
+        for seat, info in zip(chosen, infos, strict=True):
+            seat.gpus = info.gpu_ids or seat.gpus
+            seat.info = dataclasses.replace(info, gpu_ids=seat.gpus)
+        self._seats = [chosen[i] for i in _rank_order(self.infos)]
+        members = memberships(self.infos, self.placement)
         share = int(self.placement.resources.get("CPU", 1))
         threads = [  # another trial's workers may be on the same node
-            max(1, share if self._trials_group is not None else info.cores // member.local_world_size)
-            for info, member in zip(self._infos, members, strict=True)
+            max(1, share if self._places.in_trial else info.cores // member.local_world_size)
+            for info, member in zip(self.infos, members, strict=True)
         ]
-        joined = [w.join.remote(m, t) for w, m, t in zip(self._workers, members, threads, strict=True)]
-        ray.get(joined)
+        ray.get([w.join.remote(m, t) for w, m, t in zip(self.workers, members, threads, strict=True)])
 
-    def _with_gpus(self, info: WorkerInfo, bundle: int) -> WorkerInfo:
-        """A spare has no GPU of its own: it takes those of the worker whose place it takes."""
-        if info.gpu_ids:
-            self._gpus[bundle] = info.gpu_ids
-        return dataclasses.replace(info, gpu_ids=self._gpus.get(bundle, ()))
+    def _those_there(self, patience: float) -> list[Seat]:
+        """Seats whose processes are there, those of the workers first.
 
-    def _reserve(self) -> tuple[Any, list[int]]:
-        """A placement group of this pool's own, and the bundle of each worker."""
-        placement = self.placement
-        nodes, per_node = placement.num_nodes, placement.num_workers // placement.num_nodes
-        # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
-        if nodes > 1:
-            node_resources = {name: amount * per_node for name, amount in placement.resources.items()}
-            group = placement_group([node_resources] * nodes, strategy="STRICT_SPREAD", name="raylight")
-        else:
-            group = placement_group([placement.resources] * placement.num_workers, "PACK", name="raylight")
-        self._group = group  # from now on shutdown() gives it back
-        cluster.wait_for_room(group, placement, self._resource_timeout)
-        return group, [i // per_node if nodes > 1 else i for i in range(placement.num_workers)]
+        Raises:
+            ResourceError: They are too few.
+            RayError: A worker is gone.
+        """
+        longest = self._resource_timeout + SECONDS_TO_START
+        everyone = [*self._seats, *self._bench]
+        booting = [seat.ask() for seat in everyone]
+        least = self.placement.sizes[-1]
+        ray.wait(booting, num_returns=len(self._seats), timeout=patience if self.placement.fewer else longest)
+        there = [seat for seat in everyone if self._is_there(seat)]
+        if len(there) < least:
+            ray.wait([seat.ask() for seat in everyone], num_returns=least, timeout=longest)
+            there = [seat for seat in everyone if self._is_there(seat)]
+        if len(there) < least:
+            raise ResourceError(
+                f"{least - len(there)} of {least} workers could not be started within {longest:g} s: is there room for "
+                "them, on the nodes that are left?"
+            )
+        return there
 
-    def _make_actor(self, bundle: int, spare: bool = False) -> Any:
-        """A process in a bundle of the placement group; a spare one takes none of its resources."""
-        resources = {} if spare else dict(self.placement.resources)
-        group = self._group if self._trials_group is None else self._trials_group
-        options: dict[str, Any] = {
-            "num_cpus": resources.pop("CPU", 0),
-            "num_gpus": resources.pop("GPU", 0),
-            "memory": resources.pop("memory", None),
-            "resources": resources,
-            "concurrency_groups": {"control": CONTROL_THREADS},
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundle),
-        }
-        # No runtime_env: with one, Ray could not use the processes that it has started in advance.
-        return ray.remote(**options)(WorkerActor).remote()
+    def _is_there(self, seat: Seat) -> bool:
+        if not seat.is_ready:
+            return False
+        try:
+            ray.get(seat.ask())
+        except RayError:
+            if seat in self._seats:
+                raise
+            self._places.renew(seat)  # it is gone again; another may come
+            return False
+        return True
 
-    # ------------------------------------------------------------------------------------------------ lost workers
-
-    def keep_spares(self, count: int) -> None:
-        """Have ``count`` processes ready to take the place of lost ones, on the workers' nodes in turn."""
-        while len(self._spares) > count:
-            ray.kill(self._spares.pop()[1])
-        for number in range(len(self._spares), count):
-            bundle = self._bundles[number % len(self._bundles)]
-            spare = self._make_actor(bundle, spare=True)
-            self._spares.append((spare.prepare.remote(), spare))
+    # ------------------------------------------------------------------------------------------------ other workers
 
     def _replace(self, dead: set[int]) -> None:
         """The others leave the broken process group; new processes take the places of the dead; all meet again."""
-        living = [worker for rank, worker in enumerate(self._workers) if rank not in dead]
-        ray.get([worker.leave.remote() for worker in living], timeout=SECONDS_TO_ANSWER)
+        self._leave_group(seat for rank, seat in enumerate(self._seats) if rank not in dead)
         for rank in dead:
-            ray.kill(self._workers[rank])
-            self._workers[rank] = self._take_spare(self._infos[rank].node_id) or self._make_actor(self._bundles[rank])
-        self._join()
+            self._places.renew(self._seats[rank])
+        self._join(self.elastic_wait)
 
-    def _take_spare(self, node_id: str) -> Any:
-        """A spare process on the node; None where there is none that lives."""
-        for place in list(self._spares):
-            booting, spare = place
-            try:
-                here = ray.get(booting, timeout=SECONDS_TO_ANSWER).node_id == node_id
-            except (RayActorError, GetTimeoutError):
-                self._spares.remove(place)
-                continue
-            if here:
-                self._spares.remove(place)
-                return spare
-        return None
+    def _shall_regroup(self) -> bool:
+        """Whether the run should go on with other workers, more of them or on other nodes."""
+        if not self._moves.is_time():
+            return False
+        for _ in self._moves.look(self._seats):
+            self._bench.append(self._places.add())
+        return self._moves.are_due(self._seats, [seat for seat in self._bench if self._is_there(seat)])
+
+    def _regroup(self) -> str:
+        """Between two attempts: take those that are there, and leave nodes that are about to end; what has changed."""
+        before = len(self._seats)
+        self._leave_group(self._seats)
+        going = [seat for seat in self._seats if self._moves.leaves(seat)]
+        self._seats = [seat for seat in self._seats if seat not in going]
+        self._join(self.elastic_wait)
+        for seat in going:
+            self._places.leave(seat)
+        hosts = sorted({seat.info.host for seat in going if seat.info is not None})
+        texts = [f"Node {host} is about to end: its workers have left it." for host in hosts]
+        if len(self._seats) != before:
+            texts.append(f"The run goes on with {len(self._seats)} workers; it had {before}.")
+        return " ".join(texts)
+
+    def _leave_group(self, seats: Iterable[Seat]) -> None:
+        ray.get([seat.worker.leave.remote() for seat in seats], timeout=SECONDS_TO_ANSWER)
 
     # ------------------------------------------------------------------------------------------------ jobs
 
     def execute(self, job: Job, sink: Sink) -> Outcome:
         """Runs on the driver: do the Job on all workers and return rank 0's outcome."""
-        self.keep_spares(job.config.spare_workers)
-        self.busy = True
         try:
+            self._places.keep_spares(job.config.spare_workers, self._seats)
+            if self._shall_regroup():
+                self._regroup()
+            self.busy = True
             outcomes = self._persist(job, sink)
         except BaseException:
             self.shutdown()
@@ -228,6 +231,10 @@ class WorkerPool:
                 except WorkersLostError as lost:
                     self._recover(lost, incidents)
                     redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
+                except RegroupError:
+                    self.busy = False
+                    incidents.note(self._regroup())
+                    redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
                 else:
                     incidents.close(outcomes[0].state.global_step)
                     return outcomes
@@ -242,16 +249,17 @@ class WorkerPool:
         stop: threading.Event,
     ) -> dict[int, Outcome]:
         self._num_attempts += 1
-        attempt = Attempt(self._num_attempts, snapshots is not None, redone_since)
-        parts = [part.content for part in snapshots.newest] if snapshots is not None else []
-        running = {
-            worker.execute.remote(parcel, attempt, *((parts[rank], parts[0]) if parts else (None, None))): rank
-            for rank, worker in enumerate(self._workers)
-        }
+        parts = snapshots.newest if snapshots is not None else []
+        running = {}
+        for rank, worker in enumerate(self.workers):
+            own = tuple(sorted({0, *range(rank, len(parts), len(self._seats))})) if parts else ()
+            attempt = Attempt(self._num_attempts, snapshots is not None, redone_since, own, len(parts))
+            running[worker.execute.remote(parcel, attempt, *(parts[part].content for part in own))] = rank
         if snapshots is not None:
-            snapshots.start(self._workers)
-        timeout = job.config.hang_timeout
-        return Following(self._workers, self._infos, attempt.number, listener, snapshots, timeout).run(running, stop)
+            snapshots.start(self.workers)
+        timeout, number = job.config.hang_timeout, self._num_attempts
+        following = Following(self.workers, self.infos, number, listener, snapshots, timeout, self._shall_regroup)
+        return following.run(running, stop)
 
     def _recover(self, lost: WorkersLostError, incidents: Incidents) -> None:
         """Put the pool together again.
@@ -261,10 +269,12 @@ class WorkerPool:
         """
         self.busy = False
         incidents.take(lost.error)
-        dead = lost.dead
+        dead, before = lost.dead, len(self._seats)
         for _ in range(REPLACEMENTS):
             try:
                 self._replace(dead)
+                if len(self._seats) != before:
+                    incidents.note(f"The run goes on with {len(self._seats)} workers; it had {before}.")
                 return
             except RayError as error:  # such as a worker on a node whose loss Ray has not noticed yet
                 dead, further = self._dead(), error
@@ -277,7 +287,7 @@ class WorkerPool:
 
     def _dead(self) -> set[int]:
         """Ranks whose processes do not answer."""
-        pings = [worker.ping.options(concurrency_group="control").remote() for worker in self._workers]
+        pings = [worker.ping.options(concurrency_group="control").remote() for worker in self.workers]
         ready, _ = ray.wait(pings, num_returns=len(pings), timeout=SECONDS_TO_ANSWER)
         dead = set()
         for rank, ping in enumerate(pings):
@@ -294,15 +304,10 @@ class WorkerPool:
     def shutdown(self) -> None:
         """Runs on the driver: end all worker processes and give back their resources. May be called again."""
         self.keep()
-        workers, self._workers = self._workers, []
-        spares, self._spares = self._spares, []
-        group, self._group = self._group, None
+        seats, self._seats, self._bench = [*self._seats, *self._bench], [], []
         if not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
             return  # they ended with their cluster, or with the connection to it
-        for worker in [*workers, *(spare for _, spare in spares)]:
-            ray.kill(worker)
-        if group is not None:
-            remove_placement_group(group)  # ends actors that were still starting, too
+        self._places.give_back(seats)
 
     def _start_idle_timer(self) -> None:
         self._idle_timer = threading.Timer(self.idle_timeout, self._expire)
@@ -324,10 +329,13 @@ class WorkerPool:
 class PoolEngine:
     """Jobs on the pool that this process keeps. Trainers that need the same placement share its workers."""
 
-    def __init__(self, placement: Placement, resource_timeout: float, idle_timeout: float) -> None:
+    def __init__(
+        self, placement: Placement, resource_timeout: float, idle_timeout: float, elastic_wait: float = 0.0
+    ) -> None:
         self._placement = placement
         self._resource_timeout = resource_timeout
         self._idle_timeout = idle_timeout
+        self._elastic_wait = elastic_wait
 
     def execute(self, job: Job, sink: Sink) -> Outcome:
         return self.pool().execute(job, sink)
@@ -340,9 +348,9 @@ class PoolEngine:
                 _pool.shutdown()
                 _pool = None
             if _pool is None:
-                _pool = WorkerPool(self._placement, self._resource_timeout, self._idle_timeout)
+                _pool = WorkerPool(self._placement, self._resource_timeout, self._idle_timeout, self._elastic_wait)
             _pool.keep()
-            _pool.idle_timeout = self._idle_timeout
+            _pool.idle_timeout, _pool.elastic_wait = self._idle_timeout, self._elastic_wait
             return _pool
 
     def shutdown(self) -> None:
@@ -351,7 +359,7 @@ class PoolEngine:
 
 def workers_at_work() -> list[WorkerInfo]:
     """Runs on the driver: the processes that are doing a job of this process's, by rank."""
-    return list(_pool._infos) if _pool is not None and _pool.busy else []
+    return _pool.infos if _pool is not None and _pool.busy else []
 
 
 def release() -> None:

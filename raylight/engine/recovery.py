@@ -21,6 +21,8 @@ from raylight.utilities.rank_zero import log
 
 SNAPSHOT_WAIT_SECONDS = 10.0
 """How long a worker holds the question for its next snapshot."""
+SECONDS_TO_ARRIVE = 60.0
+"""For a snapshot that is on its way."""
 ADVICE = "Continue from a checkpoint with fit(ckpt_path='last')."
 
 
@@ -44,22 +46,20 @@ class SnapshotKeeper:
         """Reference to the content that was asked for -> rank, and reference to its moment."""
         self._parts: list[dict[int, Part]] = []
         """By rank: by batch."""
+        self._newest_batch = -1
+        """Of the newest snapshot of the attempt at work."""
 
     def start(self, workers: list[Any]) -> None:
-        """An attempt begins."""
-        self._workers, self._asked = workers, {}
+        """An attempt begins. Its batches may be counted otherwise, by fewer or more workers."""
+        self._workers, self._asked, self._newest_batch = workers, {}, -1
         self._parts = [{} for _ in workers]
         for rank in range(len(workers)):
-            self._ask(rank, self._newest_batch)
+            self._ask(rank, -1)
 
     @property
     def references(self) -> list[Any]:
         """What to wait for."""
         return list(self._asked)
-
-    @property
-    def _newest_batch(self) -> int:
-        return self.newest[0].moment.batch if self.newest else -1
 
     def _ask(self, rank: int, after: int) -> None:
         method = self._workers[rank].next_snapshot.options(num_returns=2, concurrency_group="control")
@@ -86,12 +86,20 @@ class SnapshotKeeper:
         self.settle(records)
         self._ask(rank, moment.batch)
 
+    def wait_for(self, batch: int, records: int) -> None:
+        """The ranks have handed over the snapshot of ``batch``: have it here, unless it cannot be sent."""
+        deadline = time.monotonic() + SECONDS_TO_ARRIVE
+        while self._newest_batch < batch and (left := deadline - time.monotonic()) > 0 and self._asked:
+            ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=left)
+            for reference in ready:
+                self.take(reference, records)
+
     def settle(self, records: int) -> None:
         """See whether a newer snapshot is complete, now that so many events are here."""
         complete = set.intersection(*(set(parts) for parts in self._parts)) if self._parts else set()
         usable = [batch for batch in complete if self._parts[0][batch].moment.records <= records]
         if usable:
-            newest = max(usable)
+            self._newest_batch = newest = max(usable)
             self.newest = [parts[newest] for parts in self._parts]
             self._parts = [{b: part for b, part in parts.items() if b > newest} for parts in self._parts]
 
@@ -127,13 +135,13 @@ class Listener:
 
 
 class Incidents:
-    """Counts a call's failures, and tells of each when training goes on."""
+    """Counts a call's failures, and tells of each, and of each change of its workers, when training goes on."""
 
     def __init__(self, most: int, sink: Sink) -> None:
         self._most = most
         self._sink = sink
         self.number = 0
-        self._open: collections.deque[tuple[WorkerError, float]] = collections.deque()
+        self._open: collections.deque[tuple[str, int | None, str | None, float]] = collections.deque()
 
     def take(self, error: WorkerError) -> None:
         """Count a failure.
@@ -146,11 +154,14 @@ class Incidents:
             times = f" It was failure {self.number} of this call (max_failures={self._most})." if self._most else ""
             error.args = (f"{error.args[0]}{times} {ADVICE}",)
             raise error
-        self._open.append((error, time.monotonic()))
+        self.note(error.args[0], error.rank, error.node)
+
+    def note(self, what: str, rank: int | None = None, node: str | None = None) -> None:
+        """Something has happened that is no failure of its own."""
+        self._open.append((what, rank, node, time.monotonic()))
 
     def close(self, step: int) -> None:
         """Training has gone on at ``step``."""
         while self._open:
-            error, since = self._open.popleft()
-            seconds = time.monotonic() - since
-            self._sink(Incident(error.args[0], error.rank, error.node, step, seconds))
+            what, rank, node, since = self._open.popleft()
+            self._sink(Incident(what, rank, node, step, time.monotonic() - since))

@@ -23,8 +23,8 @@ from raylight.config.messages import GoesOn
 from raylight.engine.attributes import Packer, loads, owners, references, travelling
 from raylight.engine.failures import is_collateral, summary_of
 from raylight.utilities import tree
-from raylight.worker import checkpointing, exact
-from raylight.worker.control import NoSnapshots
+from raylight.worker import checkpointing, exact, resizing
+from raylight.worker.control import LeaveFit, NoSnapshots
 from raylight.worker.state import TrainState
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ LARGEST_ATTRIBUTE = 4 * 1024 * 1024
 KEPT = 2
 """Snapshots that wait to be fetched."""
 IMMUTABLE = (type(None), bool, int, float, complex, str, bytes)
+SECONDS_TO_HAND_OVER = 60.0
+"""For the last snapshot of a run that goes on with other workers."""
 OF_THE_PROCESS = ("fn", "status", "stage", "world_size", "num_nodes", "global_rank", "local_rank", "node_rank",
-                  "device_type")  # fmt: skip
-"""Fields of TrainState that a new process has of its own."""
+                  "device_type", "shares", "num_training_batches", "val_check_batch")  # fmt: skip
+"""Fields of TrainState that a new process has of its own, or has worked out from its loaders."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,20 @@ class Snapshot:
     shared: dict[str, Any] | None
     """As a checkpoint: what is the same on all ranks; from rank 0 only."""
     own: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on."""
+
+    parts: list[Snapshot | None]
+    """By former rank; None: no concern of this rank's."""
+
+    @property
+    def first(self) -> Snapshot:
+        """Rank 0's part, which every rank is given."""
+        assert self.parts[0] is not None
+        return self.parts[0]
 
 
 @dataclass(frozen=True)
@@ -98,13 +114,11 @@ class Snapshots(NoSnapshots):
 
     Args:
         every_n_steps: Most optimizer steps between two; None: as many as the cost asks for.
-        start: This rank's part of the one to go on from.
-        shared: Rank 0's part of it.
+        start: The one to go on from.
     """
 
-    def __init__(self, every_n_steps: int | None, start: Snapshot | None, shared: dict[str, Any] | None) -> None:
+    def __init__(self, every_n_steps: int | None, start: Start | None) -> None:
         self.start = start
-        self._shared = shared
         self._every_n_steps = every_n_steps
         self._initial: dict[tuple[str, str], Any] = {}
         """Attributes as they were before training."""
@@ -113,16 +127,20 @@ class Snapshots(NoSnapshots):
         self._last = (0, 0.0)
         """Batch and time of the last one."""
         self._waiting: collections.deque[Snapshot] = collections.deque(maxlen=KEPT)
+        self._handed_over = -1
+        """Batch of the latest that was asked for and given."""
+        self._leaves = False
         self._changed = threading.Condition()
         self._is_over = False
 
     # ------------------------------------------------------------------------------------------------ going on
 
     def checkpoint(self) -> dict[str, Any]:
-        checkpoint: dict[str, Any] = _unpacked(self._shared)
+        assert self.start is not None
+        checkpoint: dict[str, Any] = _unpacked(self.start.first.shared)
         return checkpoint
 
-    def begin(self, run: Run) -> None:
+    def restore(self, run: Run) -> None:
         self._initial = {
             (owner, name): value
             for owner, obj in _owners(run)
@@ -130,21 +148,29 @@ class Snapshots(NoSnapshots):
             if isinstance(value, IMMUTABLE)
         }
         if self.start is not None:
-            self._restore(run, _unpacked(self.start.own))
-            run.go_on_speaking(self.start.moment.records)
+            self._restore(run, self.start)
+
+    def begin(self, run: Run) -> None:
+        if self.start is not None:
+            run.go_on_speaking(self.start.first.moment.records)
         if run.redone_since is not None:
             run.emit(GoesOn(run.state.global_step))
         every = self._every_n_steps or FIRST_AFTER
         self._last = (run.state.total_batches, time.monotonic())
         self.due = run.state.total_batches + min(every, FIRST_AFTER) * run.state.accumulate_grad_batches
-        self.start = self._shared = None
+        self.start = None
 
-    def _restore(self, run: Run, own: dict[str, Any]) -> None:
+    def _restore(self, run: Run, start: Start) -> None:
+        own = _unpacked((start.parts[run.strategy.global_rank % len(start.parts)] or start.first).own)
         found = dict(references(run.model, run.callbacks, run.source.datamodule, run.trainer))
         for owner, obj in _owners(run):
             for name, pickled in own["attributes"].get(owner, {}).items():
                 vars(obj)[name] = loads(pickled, found)
         run.state.take(own["state"])
+        if run.job.placement.keeps_global_batch:
+            run.state.accumulate_grad_batches = (
+                run.state.accumulate_grad_batches * len(start.parts) // run.strategy.world_size
+            )
         with torch.no_grad():
             for name, value in run.model.named_buffers():
                 if name in own["buffers"]:
@@ -156,7 +182,11 @@ class Snapshots(NoSnapshots):
         for prefix, seen in own["seen"].items():
             if prefix in run.eval_data:
                 run.eval_data[prefix].seen = seen
-        run.own_state = own["exact"]
+        if len(start.parts) == run.strategy.world_size:
+            run.own_state = own["exact"]
+        else:
+            parts = [_unpacked(part.own)["exact"] if part is not None else {} for part in start.parts]
+            run.own_state = resizing.merged(run, parts, run.strategy.global_rank)
 
     def outlives(self, error: BaseException) -> bool:
         return is_collateral(summary_of(error))
@@ -172,8 +202,18 @@ class Snapshots(NoSnapshots):
             self._waiting.append(snapshot)
             self._changed.notify_all()
         cost = (time.monotonic() - before) * SENDING
+        if self._leaves:
+            self._hand_over(snapshot.moment.batch)
+            raise LeaveFit(snapshot.moment.batch)
         self.due = run.state.total_batches + self._agree(run, cost, step_seconds)
         self._last = (run.state.total_batches, time.monotonic())
+
+    def leave(self) -> None:
+        self._leaves, self.due = True, 0
+
+    def _hand_over(self, batch: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._handed_over >= batch, SECONDS_TO_HAND_OVER)
 
     def _agree(self, run: Run, cost: float, step_seconds: float) -> int:
         """Batches until the next, from the slowest rank's figures."""
@@ -234,7 +274,11 @@ class Snapshots(NoSnapshots):
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_over or any(self._later(after)), seconds)
-            return next(self._later(after), None)
+            found = next(self._later(after), None)
+            if found is not None:
+                self._handed_over = found.moment.batch
+                self._changed.notify_all()
+            return found
 
     def _later(self, after: int) -> Iterator[Snapshot]:
         return (snapshot for snapshot in self._waiting if snapshot.moment.batch > after)

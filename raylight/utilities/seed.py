@@ -46,10 +46,16 @@ def seed_everything(seed: int | None = None, workers: bool = False, verbose: boo
         log.info("Seed set to %d", seed)
     os.environ[SEED_VARIABLE] = str(seed)
     os.environ[SEED_WORKERS_VARIABLE] = str(int(workers))
+    seed_rng(seed)
+    return seed
+
+
+def seed_rng(seed: int) -> None:
+    """Seed python, numpy and torch, and remember nothing; ``seed`` is taken modulo 2**32."""
+    seed %= MAX_SEED + 1
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    return seed
 
 
 def _seed_from_environment(verbose: bool) -> int:

@@ -14,7 +14,7 @@ from raylight.checkpoint.weights import load_weights
 from raylight.config.messages import TrainerFn
 from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from raylight.worker import exact, legacy
+from raylight.worker import exact, legacy, resizing
 from raylight.worker.listeners import overrides
 
 if TYPE_CHECKING:
@@ -213,6 +213,8 @@ def _own_state(run: Run, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
     states: list[dict[str, Any]] = checkpoint.get(OWN_KEY, {}).get("ranks", [])
     if not states:
         return None
+    if len(states) != run.strategy.world_size and run.job.placement.is_elastic:
+        return resizing.merged(run, states, run.strategy.global_rank)
     if len(states) != run.strategy.world_size:
         rank_zero_info(
             f"The checkpoint was saved by {len(states)} workers, and is resumed by {run.strategy.world_size}: random "

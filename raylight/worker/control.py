@@ -13,22 +13,36 @@ MARGIN = 2
 """Batches between a request and the batch before which a rank waits for the driver's decision."""
 
 
+class LeaveFit(Exception):
+    """The run goes on with other workers, from the snapshot of this batch, which was just taken."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__(batch)
+        self.batch = batch
+
+
 class StopRequest:
-    """A graceful stop, agreed on through the driver.
+    """A graceful stop, or a change of workers, agreed on through the driver.
 
     The driver asks every rank to ``hold``: each names a batch that it will not start before it knows where to stop.
     The driver then sends the largest of these to all as ``stop_at``. No rank has passed it, so all stop there.
     """
 
     def __init__(self) -> None:
-        self.pending = False
-        """Set: ``reached`` wants to be asked before each batch."""
         self.batch = 0
         """Batches started, over all epochs; kept up by the training loop."""
+        self._lock = threading.Lock()
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """What was requested has been done."""
+        self.pending = False
+        """Set: ``reached`` wants to be asked before each batch."""
+        self.leaves = False
+        """The request is to leave at the next snapshot, for a run of other workers."""
         self._hold: int | None = None
         self._stop_at: int | None = None
         self._decided = threading.Event()
-        self._lock = threading.Lock()
 
     def hold(self) -> int:
         """Called while a run goes on, from another thread: the batch before which this rank will wait."""
@@ -37,9 +51,9 @@ class StopRequest:
             self._hold = self.batch + MARGIN
             return self._hold
 
-    def stop_at(self, batch: int) -> None:
+    def stop_at(self, batch: int, leaves: bool = False) -> None:
         """The driver's decision."""
-        self._stop_at = batch
+        self._stop_at, self.leaves = batch, leaves
         self._decided.set()
         self.pending = True
 
@@ -68,11 +82,22 @@ class NoSnapshots:
         """What the run starts from, in the form of a checkpoint."""
         raise AssertionError("there is nothing to start from")
 
+    def restore(self, run: Run) -> None:
+        """Put the run back to where the snapshot was taken, but for what ``exact`` does."""
+
     def begin(self, run: Run) -> None:
-        """Training is about to begin, or to go on where the snapshot was taken. Collective."""
+        """Training is about to begin, or to go on."""
 
     def take(self, run: Run) -> None:
-        """Between two batches, on all ranks at the same one. Collective."""
+        """Between two batches, on all ranks at the same one. Collective.
+
+        Raises:
+            LeaveFit: The run goes on with other workers.
+        """
+
+    def leave(self) -> None:
+        """Take the next one as soon as it is possible, and then leave."""
+        raise AssertionError("a run that takes no snapshots is not asked to leave")
 
     def outlives(self, error: BaseException) -> bool:
         """Whether ``error`` comes of another worker's end, and the run goes on without this attempt."""

@@ -1,4 +1,4 @@
-"""Loaders as one rank uses them: its share of the data, limits, the place in the epoch, the way to the device."""
+"""Loaders as one rank uses them: limits, the place in the epoch, the loaders' own processes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-)
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from raylight.utilities.combined_loader import CombinedLoader, loader_length
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
-from raylight.utilities.seed import (
-    global_seed,
-    packed_rng_state,
-    seed_dataloader_worker,
-    set_packed_rng_state,
-    workers_are_seeded,
-)
+from raylight.utilities.seed import packed_rng_state, seed_dataloader_worker, set_packed_rng_state, workers_are_seeded
 from raylight.worker.loader_place import (
     Place,
     ProcessStates,
@@ -43,88 +29,13 @@ from raylight.worker.loader_place import (
     is_map_style,
     set_generator_states,
 )
+from raylight.worker.sharing import SkipFirst, elastic_share, set_epoch
 
 if TYPE_CHECKING:
     from raylight.strategies.base import Strategy
 
 IN_ACTOR_VARIABLE = "RAYLIGHT_WORKER"
 """Set in the environment of a worker process."""
-
-
-# ------------------------------------------------------------------------------------------------ sharing
-
-
-class SeededSampler(Sampler[Any]):
-    """Another sampler (or batch sampler), which on every rank draws the same random order, a new one each epoch."""
-
-    def __init__(self, sampler: Iterable[Any]) -> None:
-        self.sampler = sampler
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        set_epoch(self.sampler, epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(global_seed() + self.epoch)
-            order = list(self.sampler)
-        return iter(order)
-
-    def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]
-
-
-class EveryNth(Sampler[Any]):
-    """Items ``rank``, ``rank + world_size``, ... of a sampler or loader: each item on exactly one rank."""
-
-    def __init__(self, items: Iterable[Any], world_size: int, rank: int) -> None:
-        self.items = items
-        self.world_size = world_size
-        self.rank = rank
-
-    def set_epoch(self, epoch: int) -> None:
-        if hasattr(self.items, "set_epoch"):
-            self.items.set_epoch(epoch)
-        else:
-            set_epoch(self.items, epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        for position, item in enumerate(self.items):
-            if position % self.world_size == self.rank:
-                yield item
-
-    def __len__(self) -> int:
-        return max(0, math.ceil((len(self.items) - self.rank) / self.world_size))  # type: ignore[arg-type]
-
-
-class EvenShare(EveryNth):
-    """As EveryNth, with the first items again at the end, so that every rank has as many."""
-
-    def __iter__(self) -> Iterator[Any]:
-        items = list(self.items)
-        missing = -len(items) % self.world_size
-        padded = items + (items * math.ceil(missing / max(len(items), 1)))[:missing]
-        return iter(padded[self.rank :: self.world_size])
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.items) / self.world_size)  # type: ignore[arg-type]
-
-
-class SkipFirst(Sampler[Any]):
-    """A sampler without its first ``count`` items."""
-
-    def __init__(self, items: Iterable[Any], count: int) -> None:
-        self.items = items
-        self.count = count
-
-    def __iter__(self) -> Iterator[Any]:
-        for position, item in enumerate(self.items):
-            if position >= self.count:
-                yield item
-
-    def __len__(self) -> int:
-        return max(0, len(self.items) - self.count)  # type: ignore[arg-type]
 
 
 class IndexRecord(Sampler[Any]):
@@ -148,129 +59,6 @@ class IndexRecord(Sampler[Any]):
         return self._given.popleft()
 
 
-def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
-    """The loader of one rank in training: as many batches on every rank, the user's order or shuffling kept.
-
-    A random sampler gives the order of torch's DistributedSampler with the global seed.
-    """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return _undivided(loader, world_size)
-    if _is_distributed(loader):
-        return loader
-    if _has_own_batches(loader):
-        return changed(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
-    sampler = loader.sampler
-    if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
-        shuffle = isinstance(sampler, RandomSampler)
-        share: Sampler[Any] = DistributedSampler(loader.dataset, world_size, rank, shuffle=shuffle, seed=global_seed())
-    else:
-        share = EvenShare(SeededSampler(sampler), world_size, rank)
-    return _with_sampler(loader, share)
-
-
-class ShardedIterableDataset(IterableDataset[Any]):
-    """Items ``rank``, ``rank + world_size``, ... of an IterableDataset that yields the same order on every rank."""
-
-    def __init__(self, dataset: IterableDataset[Any], world_size: int, rank: int) -> None:
-        self.dataset = dataset
-        self.world_size = world_size
-        self.rank = rank
-
-    def set_epoch(self, epoch: int) -> None:
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(iter(self.dataset), self.rank, None, self.world_size)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # while being unpickled
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-
-class SizedShardedIterableDataset(ShardedIterableDataset):
-    """The same of a dataset that knows its length."""
-
-    def __len__(self) -> int:
-        return max(0, math.ceil((len(self.dataset) - self.rank) / self.world_size))  # type: ignore[arg-type]
-
-
-def shard_iterable(loader: Any, world_size: int, rank: int) -> Any:
-    """``loader`` with its IterableDataset divided among the ranks; any other loader as it is."""
-    if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, IterableDataset):
-        return loader
-    kind = SizedShardedIterableDataset if hasattr(type(loader.dataset), "__len__") else ShardedIterableDataset
-    return changed(loader, dataset=kind(loader.dataset, world_size, rank))
-
-
-def _undivided(loader: Any, world_size: int) -> Any:
-    if isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardedIterableDataset):
-        return loader
-    rank_zero_warn(
-        f"The data of this {type(loader).__name__} is not divided among the {world_size} workers, as only the dataset "
-        "itself could do that: if it does not, each sees all of its data. Use Trainer(shard_iterable_datasets=True), "
-        "divide it by torch.distributed.get_rank(), or use a map-style dataset."
-    )
-    return loader
-
-
-def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
-    """The loader of one rank in an evaluation: whole batches in turn, each on exactly one rank, nothing repeated."""
-    if not isinstance(loader, DataLoader):
-        return EveryNth(loader, world_size, rank)
-    if isinstance(loader.dataset, IterableDataset):
-        return _undivided(loader, world_size)
-    if _is_distributed(loader):
-        return loader
-    if loader.batch_sampler is None:
-        return changed(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
-    batches = loader.batch_sampler
-    if not isinstance(loader.sampler, SequentialSampler):
-        batches = SeededSampler(batches)
-    return changed(loader, batch_sampler=EveryNth(batches, world_size, rank))
-
-
-def _in_step(sampler: Any) -> Any:
-    return sampler if isinstance(sampler, SequentialSampler) else SeededSampler(sampler)
-
-
-def _is_distributed(loader: DataLoader[Any]) -> bool:
-    """The user has divided the data already."""
-    inner = getattr(loader.batch_sampler, "sampler", None)
-    return isinstance(loader.sampler, DistributedSampler) or isinstance(inner, DistributedSampler)
-
-
-def _has_own_batches(loader: DataLoader[Any]) -> bool:
-    return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
-
-
-def _is_plain_random(sampler: Any) -> bool:
-    return type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None
-
-
-def _with_sampler(loader: DataLoader[Any], sampler: Sampler[Any]) -> DataLoader[Any]:
-    if loader.batch_sampler is None:
-        return changed(loader, sampler=sampler)
-    batches = loader.batch_sampler
-    return changed(loader, sampler=sampler, batch_sampler=BatchSampler(sampler, batches.batch_size, batches.drop_last))  # type: ignore[attr-defined]
-
-
-def with_batch_size(loader: Any, batch_size: int) -> Any:
-    """``loader`` with batches of another size.
-
-    Raises:
-        MisconfigurationException: It is no DataLoader, or makes its batches in a way of its own.
-    """
-    if not isinstance(loader, DataLoader) or _has_own_batches(loader) or loader.batch_size is None:
-        raise MisconfigurationException(
-            f"The batch size of this {type(loader).__name__} cannot be changed: it is no DataLoader with a batch_size. "
-            "Let your LightningModule or LightningDataModule make the loader from an attribute `batch_size`."
-        )
-    batches = BatchSampler(loader.sampler, batch_size, loader.drop_last)
-    return changed(loader, batch_sampler=batches, batch_size=batch_size)
-
-
 def prepare_workers(loader: Any) -> Any:
     """Make the loader's own worker processes safe inside a Ray actor, and seed them where that was asked for."""
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
@@ -282,30 +70,6 @@ def prepare_workers(loader: Any) -> Any:
     if workers_are_seeded() and loader.worker_init_fn is None:
         changes["worker_init_fn"] = seed_dataloader_worker
     return changed(loader, **changes) if changes else loader
-
-
-def without_shuffling(prefix: str, loader: Any) -> Any:
-    """For overfit_batches: the same batches every epoch."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return loader
-    if isinstance(loader.sampler, SequentialSampler):
-        return loader
-    rank_zero_warn(
-        f"You requested to overfit but enabled {prefix} dataloader shuffling. We are turning off the {prefix} "
-        "dataloader shuffling for you."
-    )
-    return _with_sampler(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
-
-
-def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell whatever in ``loader`` wants to know the epoch."""
-    told: list[Any] = []
-    for name in ("sampler", "batch_sampler"):
-        inner = getattr(loader, name, None)
-        for candidate in (inner, getattr(inner, "sampler", None)):
-            if callable(getattr(candidate, "set_epoch", None)) and not any(candidate is other for other in told):
-                candidate.set_epoch(epoch)  # type: ignore[union-attr]
-                told.append(candidate)
 
 
 def limit_batches(length: float, limit: int | float, flag: str) -> float:
@@ -333,9 +97,6 @@ def limit_batches(length: float, limit: int | float, flag: str) -> float:
     return count
 
 
-# ------------------------------------------------------------------------------------------------ using
-
-
 class TrainData:
     """Training's batches on this rank.
 
@@ -352,8 +113,14 @@ class TrainData:
                 '`Trainer.fit` does not support the `CombinedLoader(mode="sequential")` mode. The available modes are: '
                 "['min_size', 'max_size_cycle', 'max_size']"
             )
+        self._elastic = elastic_share(loaders)
+        """How the ranks share the epoch, where their number may change."""
+        if self._elastic is not None:
+            rounds = limit_batches(self._elastic.num_rounds, limit, "limit_train_batches")
+            self._elastic.num_rounds = int(rounds)
         self.combined.limits = [
-            limit_batches(loader_length(loader), limit, "limit_train_batches") for loader in self.combined.flattened
+            limit_batches(loader_length(loader), 1.0 if self._elastic is not None else limit, "limit_train_batches")
+            for loader in self.combined.flattened
         ]
         self.num_batches = self.combined.num_batches
         self._single = not isinstance(loaders, CombinedLoader | list | tuple | dict)
@@ -387,6 +154,34 @@ class TrainData:
             for loader in self.combined.flattened:
                 set_epoch(loader, epoch)
         self._epoch = epoch
+        if self._elastic is not None:
+            self.num_batches, self.is_uneven = self._elastic.longest, self._elastic.is_uneven
+
+    def done_by_all(self, batches: int) -> int | None:
+        """Batches of the epoch that all ranks have done when this one has done ``batches``.
+
+        None where the ranks cannot share the rest anew.
+        """
+        return self._elastic.done(batches) if self._elastic is not None else None
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """Where in the epoch at work these ranks began to share it, where that can change; see ``ElasticShare``."""
+        return self._elastic.origin if self._elastic is not None else None
+
+    @share.setter
+    def share(self, origin: tuple[int, int] | None) -> None:
+        if self._elastic is not None and origin is not None:
+            self._elastic.origin = origin
+
+    def take_over(self, done: int) -> int:
+        """The ranks share anew what is left of the epoch at work, after ``done`` batches of all.
+
+        Returns:
+            How many of these count as this rank's.
+        """
+        assert self._elastic is not None
+        return self._elastic.go_on(done)
 
     def agree(self, strategy: Strategy) -> None:
         """Collective: find out whether all ranks have as many batches.
@@ -394,7 +189,7 @@ class TrainData:
         Raises:
             MisconfigurationException: Some rank has none at all.
         """
-        if strategy.world_size == 1:
+        if strategy.world_size == 1 or self._elastic is not None:
             return
         lengths = [loader_length(loader) for loader in self.combined.flattened]
         mine = (self.num_batches, not any(map(math.isinf, lengths)))
@@ -564,12 +359,15 @@ class TrainData:
         """As long as any rank has a batch; one is fetched ahead, to know which is the last."""
         iterator = self._ahead(iterator)
         limited = itertools.islice(iterator, None if math.isinf(self.num_batches) else int(self.num_batches) - skip)
-        batch, self.in_shadow = next(limited, _DONE), False
+        batch, self.in_shadow = next(limited, _DONE), self._elastic is not None and self._elastic.is_idle
         if batch is _DONE:
             raise MisconfigurationException("This worker got no training batch: divide the data so that each gets one.")
         for batch_idx in itertools.count(skip):
             following = next(limited, _DONE)
-            is_last = not self._any_has(following is not _DONE)
+            if self._elastic is not None:  # every rank knows how many the others have
+                is_last = batch_idx == self.num_batches - 1
+            else:
+                is_last = not self._any_has(following is not _DONE)
             yield batch_idx, batch, is_last
             if is_last:
                 return

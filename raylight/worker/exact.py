@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from raylight.utilities import seed, tree
-from raylight.worker.snapshot import metric_state, set_metric_state
+from raylight.worker import resizing
+from raylight.worker.model_state import metric_state, set_metric_state
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run
@@ -28,6 +29,8 @@ def dump(run: Run) -> dict[str, Any]:
         "epoch": state.epoch,
         "rng": _rng_state(run.strategy.device),
         "loaders": run.train_data.place(state.batches_trained) if within and run.train_data is not None else None,
+        "share": run.train_data.share if within and run.train_data is not None else None,
+        "done_by_all": run.train_data.done_by_all(state.batches_done) if run.train_data is not None else None,
         "metrics": [] if state.epoch_is_over else run.fit_metrics.state_dict(),
         "torchmetrics": _metric_states(run),
         "gradients": _gradients(run),
@@ -37,9 +40,14 @@ def dump(run: Run) -> dict[str, Any]:
 def restore(run: Run, state: dict[str, Any]) -> None:
     """Put back what ``dump`` gave, when the model, its optimizers and its loaders are there."""
     device = run.strategy.device
+    if "former_world_size" in state:
+        resizing.convert(run, state)
     if state["epoch"] == run.state.epoch:
         _restore_epoch(run, state, device)
-    _set_rng_state(device, state["rng"])
+    if state["rng"] is not None:
+        _set_rng_state(device, state["rng"])
+    else:
+        seed.seed_rng(seed.global_seed() + run.strategy.global_rank + run.state.total_batches)
 
 
 def _restore_epoch(run: Run, state: dict[str, Any], device: torch.device) -> None:
@@ -54,6 +62,7 @@ def _restore_epoch(run: Run, state: dict[str, Any], device: torch.device) -> Non
         parameters[name].grad = gradient.to(device, copy=True)
     place = state["loaders"]
     if place is not None and run.train_data is not None:
+        run.train_data.share = state.get("share")
         run.train_data.start(run.state.batches_done, place)
 
 

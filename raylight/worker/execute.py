@@ -15,7 +15,7 @@ from raylight.config.flags import TrainerConfig
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.utilities.exceptions import TunerExit
 from raylight.worker import evaluation
-from raylight.worker.control import NoSnapshots, StopRequest
+from raylight.worker.control import LeaveFit, NoSnapshots, StopRequest
 from raylight.worker.fitting import StopFit, fit
 from raylight.worker.run import Run
 from raylight.worker.trial import try_out
@@ -65,6 +65,9 @@ def execute(
         run.end()
     except TunerExit:
         run.end_early()
+    except LeaveFit:
+        run.leave()
+        raise
     except StopFit:
         outcome.interrupted = True
         run.fail(KeyboardInterrupt())

@@ -73,10 +73,11 @@ def train(run: Run) -> None:
     _ask_for_validation_data(run)
     _warn_of_eval_mode(run)
     run.notify("on_train_start")
-    run.snapshots.begin(run)
+    run.snapshots.restore(run)
     if run.own_state is not None:
         exact.restore(run, run.own_state)
         run.own_state = None
+    run.snapshots.begin(run)
     while not limit_reached(run):
         train_epoch(run)
     run.notify("on_train_end")
@@ -143,6 +144,7 @@ def train_epoch(run: Run) -> None:
         run.snapshots.take(run)
     data = _reloaded(run)
     data.set_epoch(state.epoch)
+    state.num_training_batches = data.num_batches
     resumed_within = state.batches_done
     if not state.epoch_is_open:
         state.epoch_val_batches = 0
@@ -198,7 +200,10 @@ def train_batches(run: Run, data: TrainData) -> None:
     left = data.num_batches - state.batches_done
     for batch_idx, batch, is_last in run.recorder.each(FETCHING, batches, left):
         if stop.pending and stop.reached(state.total_batches):
-            raise StopFit
+            if not stop.leaves:
+                raise StopFit
+            stop.start_anew()
+            snapshots.leave()
         if transfers:
             batch = run.transfer(batch)
         state.batch_idx = batch_idx
@@ -318,7 +323,7 @@ def set_validation_interval(run: Run) -> None:
         MisconfigurationException: A share of an epoch whose length is unknown.
     """
     state, interval = run.state, run.trainer.val_check_interval
-    batches = state.num_training_batches
+    batches = state.num_training_batches / state.shares  # as of the largest number of workers
     if batches == 0:
         return
     if not isinstance(interval, int | float):
@@ -335,7 +340,7 @@ def set_validation_interval(run: Run) -> None:
                 f"({batches}). If you want to disable validation set `limit_val_batches` to 0.0 instead. If you want "
                 "to validate based on the total training batches, set `check_val_every_n_epoch=None`."
             )
-        state.val_check_batch = interval
+        state.val_check_batch = max(1, round(interval * state.shares))
     elif math.isinf(batches):
         if interval != 1.0:
             raise MisconfigurationException(
@@ -344,7 +349,7 @@ def set_validation_interval(run: Run) -> None:
             )
         state.val_check_batch = math.inf
     else:
-        state.val_check_batch = max(1, int(batches * interval))
+        state.val_check_batch = max(1, round(max(1, int(batches * interval)) * state.shares))
     if run.loggers and batches < run.trainer.log_every_n_steps and not run.config.num_dev_batches:
         rank_zero_warn(
             f"The number of training batches ({batches}) is smaller than the logging interval "

@@ -128,6 +128,16 @@ class Logged:
             self.total = _extreme(self.reduction)(torch.as_tensor(self.total), torch.as_tensor(value))
         self.weight += weight
 
+    def absorb(self, other: Logged) -> None:
+        """Take another rank's part of the epoch's value into this one."""
+        if self.total is None:
+            self.total = other.total
+        elif self.reduction in ("mean", "sum"):
+            self.total = self.total + other.total
+        else:
+            self.total = _extreme(self.reduction)(torch.as_tensor(self.total), torch.as_tensor(other.total))
+        self.weight += other.weight
+
 
 class MetricStore:
     """All that is logged in one loop: training's, or one evaluation's."""
@@ -518,6 +528,19 @@ class MetricStore:
         if entry.attribute is not None:
             entry.value = self.model.get_submodule(entry.attribute)
         return entry
+
+
+def merge_entries(stores: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """``MetricStore.state_dict`` of several ranks as if one had logged all of it."""
+    merged: dict[Place, Logged] = {}
+    for entries in stores:
+        for values in entries:
+            entry = Logged(**{**values, "flags": None})
+            first = merged.setdefault(entry.place, entry)
+            if first is not entry and entry.total is not None:
+                first.absorb(entry)
+    fields = [field.name for field in dataclasses.fields(Logged) if field.name != "flags"]
+    return [{name: getattr(entry, name) for name in fields} for entry in merged.values()]
 
 
 def reduction_name(reduce_fx: str | Callable[..., Any]) -> str:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,12 +32,13 @@ from raylight.config.messages import (
 )
 from raylight.core.module import LightningModule
 from raylight.plugins.selection import equipped_strategy
+from raylight.utilities.combined_loader import CombinedLoader
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
 from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
-from raylight.worker import checkpointing, data, legacy, listeners
+from raylight.worker import checkpointing, data, legacy, listeners, sharing
 from raylight.worker.control import NoSnapshots, StopRequest
 from raylight.worker.loader_advice import advise
 from raylight.worker.metrics import MetricStore
@@ -108,6 +110,8 @@ class Run:
         # Where it stands
         self.state = TrainState(fn=job.fn, num_nodes=job.placement.num_nodes, device_type=device.type)
         self.state.take({**ranks, **job.progress})
+        if job.placement.keeps_global_batch:
+            self.state.shares = Fraction(job.placement.num_workers, ranks["world_size"])
 
         # How it works
         self.strategy: Strategy = job.strategy or equipped_strategy(self.config, ranks["world_size"], device.type)
@@ -259,7 +263,7 @@ class Run:
         if self.state.fn == TrainerFn.FITTING:
             self.state.max_epochs, self.state.min_epochs = epoch_limits(self)
             base = self.config.accumulate_grad_batches
-            self.state.accumulate_grad_batches = base if isinstance(base, int) else 1
+            self.state.accumulate(base if isinstance(base, int) else 1)
         self.model._attach(self)
         if self.source.datamodule is not None:
             self.source.datamodule.trainer = self.trainer
@@ -386,6 +390,13 @@ class Run:
         self.state.status = TrainerStatus.FINISHED
         self.state.stage = None
 
+    def leave(self) -> None:
+        """The run goes on with other workers: let go of what ``setup`` has made, as it is made again."""
+        self.metrics.hook = None
+        self.strategy.checkpoint_io.teardown()
+        self.teardown_hooks()
+        self.recorder.abandon()
+
     def fail(self, error: BaseException) -> None:
         """The call ends by an exception: tell everyone, the user's teardown hooks included."""
         self.state.status = TrainerStatus.INTERRUPTED
@@ -432,7 +443,12 @@ class Run:
     def load_train_data(self) -> data.TrainData:
         """Ask for the training loaders and take this rank's share of them."""
         loaders = self._request("train")
-        share = self._share("train", loaders, data.share_for_training)
+        if self.job.placement.is_elastic and isinstance(loaders, CombinedLoader | list | tuple | dict):
+            raise MisconfigurationException(
+                "num_workers=(min, max) shares an epoch anew when workers come or go, which needs a single training "
+                "loader. Use a fixed num_workers."
+            )
+        share = self._share("train", loaders, sharing.share_for_training)
         self.train_data = data.TrainData(share, self.config.limit("train"), self.config.multiple_trainloader_mode)
         self.train_data.agree(self.strategy)
         self.state.num_training_batches = self.train_data.num_batches
@@ -441,7 +457,7 @@ class Run:
     def load_eval_data(self, stage: RunningStage) -> data.EvalData:
         """Ask for an evaluation's loaders and take this rank's share of them."""
         prefix = stage.dataloader_prefix
-        loaders = self._share(prefix, self._request(prefix), data.share_for_evaluation)
+        loaders = self._share(prefix, self._request(prefix), sharing.share_for_evaluation)
         evaluated = data.EvalData(loaders, self.config.limit(prefix), f"limit_{prefix}_batches")
         evaluated.is_empty = self.strategy.reduce_boolean_decision(evaluated.is_empty, all=True)
         self.eval_data[prefix] = evaluated
@@ -460,15 +476,18 @@ class Run:
 
     def _share(self, prefix: str, loaders: Any, share: Callable[[Any, int, int], Any]) -> Any:
         if self.config.overfit_batches and self.job.fn == TrainerFn.FITTING:
-            loaders = data.map_loaders(functools.partial(data.without_shuffling, prefix), loaders)
+            loaders = data.map_loaders(functools.partial(sharing.without_shuffling, prefix), loaders)
 
         def prepare(loader: Any) -> Any:
             self._check_iterable(prefix, loader)
             advise(loader, prefix, self.trainer.num_devices, bool(self.config.reload_dataloaders_every_n_epochs))
-            if self.strategy.world_size > 1 and self.config.use_distributed_sampler:
+            world_size, rank = self.strategy.world_size, self.strategy.global_rank
+            if prefix == "train" and self.job.placement.is_elastic:
+                loader = sharing.share_elastically(loader, self.job.placement.num_workers, world_size, rank)
+            elif world_size > 1 and self.config.use_distributed_sampler:
                 if self.config.shard_iterable_datasets:
-                    loader = data.shard_iterable(loader, self.strategy.world_size, self.strategy.global_rank)
-                loader = share(loader, self.strategy.world_size, self.strategy.global_rank)
+                    loader = sharing.shard_iterable(loader, world_size, rank)
+                loader = share(loader, world_size, rank)
             return data.prepare_workers(loader)
 
         return data.map_loaders(prepare, loaders)
@@ -605,7 +624,7 @@ class Run:
             return trainer.max_steps
         if trainer.max_epochs in (-1, None):
             return math.inf if trainer.max_steps == -1 else trainer.max_steps
-        steps = math.ceil(batches / trainer.accumulate_grad_batches) * max(trainer.max_epochs, 1)
+        steps = math.ceil(batches / self.state.accumulate_grad_batches) * max(trainer.max_epochs, 1)
         return min(steps, trainer.max_steps) if trainer.max_steps != -1 else steps
 
     # ------------------------------------------------------------------------------------------------ speaking

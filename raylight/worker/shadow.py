@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from raylight.worker.snapshot import metric_state, set_metric_state
+from raylight.worker.model_state import metric_state, set_metric_state
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run

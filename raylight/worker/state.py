@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from raylight.config.flags import TrainerConfig, whole
 from raylight.config.messages import RunningStage, TrainerFn, TrainerStatus
 from raylight.utilities import tree
 from raylight.utilities.empty_init import EmptyInit
+from raylight.utilities.exceptions import MisconfigurationException
 from raylight.worker.fit_loop import EvaluationLoop, FitLoop
 from raylight.worker.legacy_attributes import old_attribute
 from raylight.worker.predict_loop import PredictLoop
@@ -107,6 +109,9 @@ class TrainState:
     max_epochs: int | None = None
     min_epochs: int | None = None
     accumulate_grad_batches: int = 1
+    """Batches of this worker for each optimizer step."""
+    shares: Fraction = Fraction(1)
+    """Workers of the largest number that each of these stands for, where the global batch stays the same."""
     val_check_batch: float = math.inf
     """Validate whenever this many batches are done; inf: at the epoch's end."""
     num_training_batches: float = math.inf
@@ -167,6 +172,21 @@ class TrainState:
         """Set several fields, such as another call's ``progress``."""
         for name, value in values.items():
             setattr(self, name, value)
+
+    def accumulate(self, batches: int) -> None:
+        """Step after so many batches of each worker, or of each that there would be of the largest number.
+
+        Raises:
+            MisconfigurationException: The workers that are there cannot make up for those that are not.
+        """
+        mine = batches * self.shares
+        if mine.denominator != 1:
+            raise MisconfigurationException(
+                f"{self.world_size} workers cannot share {batches * self.shares * self.world_size} batches of an "
+                f"optimizer step evenly, which is what accumulate_grad_batches={batches} and num_workers=(min, max) "
+                "ask for. Use a number that all allowed numbers of workers divide, or elastic='local_batch'."
+            )
+        self.accumulate_grad_batches = int(mine)
 
     def metrics_to_cpu(self) -> None:
         """Bring all metrics to the CPU, so that they outlive the device's process."""
@@ -413,11 +433,11 @@ class TrainerView:
     @property
     def accumulate_grad_batches(self) -> int:
         """Batches per optimizer step now; may be set at the start of an epoch."""
-        return self.state.accumulate_grad_batches
+        return int(self.state.accumulate_grad_batches / self.state.shares)
 
     @accumulate_grad_batches.setter
     def accumulate_grad_batches(self, batches: int) -> None:
-        self.state.accumulate_grad_batches = batches
+        self.state.accumulate(batches)
         if self.state.status != TrainerStatus.RUNNING:
             self.change_flags(accumulate_grad_batches=batches)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from raylight.config.messages import DataSource, Event, TrainerFn
 from raylight.utilities.seed import isolate_rng
-from raylight.worker import data, evaluation
+from raylight.worker import data, evaluation, sharing
 from raylight.worker.fitting import fit
+from raylight.worker.model_state import ModelState
 from raylight.worker.run import Run
-from raylight.worker.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from raylight.worker.state import TrainState
@@ -22,13 +22,13 @@ def try_out(outer: Run, callbacks: list[Any], fn: TrainerFn, batch_size: int | N
     Model, metrics, loss scale and random numbers are afterwards as they were, however the trial ended.
     """
     trial = _prepared(outer, callbacks, fn, batch_size, flags)
-    snapshot, scale = Snapshot(outer.model), outer.precision.state_dict()
+    before, scale = ModelState(outer.model), outer.precision.state_dict()
     try:
         with isolate_rng():
             trial.start_within(outer)
             _run(trial, fn)
     finally:
-        snapshot.restore()
+        before.restore()
         outer.precision.load_state_dict(scale)
         trial.give_back(outer)
     return trial.state
@@ -61,7 +61,7 @@ def _with_batch_size(source: DataSource, batch_size: int) -> DataSource:
     kinds = ("train", "val", "test", "predict")
     given = {kind: getattr(source, kind) for kind in kinds if getattr(source, kind) is not None}
     resized = {
-        kind: data.map_loaders(lambda loader: data.with_batch_size(loader, batch_size), loaders)
+        kind: data.map_loaders(lambda loader: sharing.with_batch_size(loader, batch_size), loaders)
         for kind, loaders in given.items()
     }
     return dataclasses.replace(source, **resized)

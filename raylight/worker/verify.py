@@ -95,6 +95,11 @@ def _verify_fit(trainer: TrainerView, model: LightningModule, data: DataSource) 
             f"`Trainer(gradient_clip_val={trainer.config.gradient_clip_val})` and call `self.clip_gradients` in "
             "`training_step`."
         )
+    if isinstance(trainer.config.num_workers, tuple) and trainer.config.elastic == "global_batch":
+        raise MisconfigurationException(
+            "num_workers=(min, max) keeps the global batch by accumulating gradients, which is not possible in manual "
+            "optimization. Use elastic='local_batch', or a fixed num_workers."
+        )
     if trainer.config.accumulate_grad_batches != 1:
         raise MisconfigurationException(
             "Automatic gradient accumulation is not supported for manual optimization. Remove "

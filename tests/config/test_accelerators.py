@@ -106,6 +106,13 @@ def test_chosen_gpu_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"accelerator": "cpu", "devices": 2, "launcher": "local"}, MisconfigurationException, "use launcher='ray'"),
         ({"accelerator": "gpu", "launcher": "local"}, MisconfigurationException, "No supported gpu backend found!"),
         ({"accelerator": "cpu", "devices": 2, "num_workers": 3}, MisconfigurationException, "contradicts"),
+        ({"accelerator": "cpu", "devices": 2, "num_workers": (1, 2)}, MisconfigurationException, "leave out devices"),
+        ({"accelerator": "cpu", "num_nodes": 2, "num_workers": (2, 4)}, MisconfigurationException, "leave out devices"),
+        (
+            {"accelerator": "cpu", "num_workers": (2, 3)},
+            MisconfigurationException,
+            "no number from 2 to 2 divides the 3 batches of an optimizer step",
+        ),
     ],
     ids=str,
 )
@@ -114,6 +121,23 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], error: 
     with pytest.raises(error) as caught:
         place(TrainerConfig(**flags))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes", "keeps_global_batch"),
+    [
+        ({"num_workers": (1, 4)}, (4, 2, 1), True),
+        ({"num_workers": (2, 3), "accumulate_grad_batches": 2}, (3, 2), True),
+        ({"num_workers": (2, 3), "accumulate_grad_batches": {0: 4, 3: 2}}, (3, 2), True),
+        ({"num_workers": (1, 4), "elastic": "local_batch"}, (4, 3, 2, 1), False),
+        ({"num_workers": (2, 2)}, (2,), True),
+        ({"num_workers": 3}, (3,), False),
+    ],
+    ids=str,
+)
+def test_numbers_of_workers(flags: dict[str, Any], sizes: tuple[int, ...], keeps_global_batch: bool) -> None:
+    placement = place(TrainerConfig(accelerator="cpu", **flags))
+    assert (placement.sizes, placement.keeps_global_batch) == (sizes, keeps_global_batch)
 
 
 def test_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,13 +128,13 @@ def whole(ray_cluster: str) -> Callable[..., tuple[pl.Trainer, Model, Rows]]:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker(rank: int, whole: Any, caplog: pytest.LogCaptureFixture) -> None:
     undisturbed = whole(2)
-    survivors = [info.pid for r, info in enumerate(pool._pool._infos) if r != rank]
+    survivors = [info.pid for r, info in enumerate(pool._pool.infos) if r != rank]
     disturbed = train(2, Kill(rank, 17))
     assert_same(undisturbed, disturbed)
     (incident,) = disturbed[0].incidents
     assert (incident.rank, incident.step > 10, incident.step <= 17) == (rank, True, True)
     assert "Training went on from step" in caplog.text
-    assert set(survivors) < {info.pid for info in pool._pool._infos}
+    assert set(survivors) < {info.pid for info in pool._pool.infos}
 
 
 @pytest.mark.slow
@@ -206,11 +206,11 @@ def test_a_worker_that_waits_for_ever(whole: Any, caplog: pytest.LogCaptureFixtu
 
 def test_a_spare_worker(whole: Any) -> None:
     undisturbed = whole(2, spare_workers=1)
-    ((booting, spare),) = pool._pool._spares
+    ((booting, spare),) = pool._pool._places._spares
     pid = ray.get(booting).pid
     disturbed = train(2, Kill(0, 17), spare_workers=1)
     assert_same(undisturbed, disturbed)
-    assert pid in {info.pid for info in pool._pool._infos}
+    assert pid in {info.pid for info in pool._pool.infos}
     assert disturbed[0].incidents[0].seconds < 5
     disturbed[0].shutdown()
 

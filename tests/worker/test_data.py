@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from raylight.utilities.combined_loader import CombinedLoader
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.worker import data
+from raylight.worker import data, sharing
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,11 @@ def batches(loader: Any) -> list[list[int]]:
     return [batch.tolist() for batch in loader]
 
 
+def elastic(world_size: int, rank: int, most: int = 3, **settings: Any) -> DataLoader[Any]:
+    shared: DataLoader[Any] = sharing.share_elastically(loader(**settings), most, world_size, rank)
+    return shared
+
+
 class Stream(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(range(5))
@@ -55,7 +60,7 @@ class Stream(IterableDataset[int]):
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_training_in_the_users_order(world_size: int) -> None:
     """Unlike in Lightning a loader that does not shuffle still does not."""
-    shares = [items(data.share_for_training(loader(), world_size, rank)) for rank in range(world_size)]
+    shares = [items(sharing.share_for_training(loader(), world_size, rank)) for rank in range(world_size)]
     assert len({len(share) for share in shares}) == 1
     assert [share[0] for share in shares] == list(range(world_size))
     assert sorted(set(sum(shares, []))) == list(range(10))
@@ -64,8 +69,8 @@ def test_training_in_the_users_order(world_size: int) -> None:
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_shuffled_training_is_torchs_distributed_sampler(epoch: int) -> None:
     for rank in range(2):
-        share = data.share_for_training(loader(shuffle=True), 2, rank)
-        data.set_epoch(share, epoch)
+        share = sharing.share_for_training(loader(shuffle=True), 2, rank)
+        sharing.set_epoch(share, epoch)
         sampler = DistributedSampler(range(10), 2, rank, shuffle=True, seed=0)  # type: ignore[arg-type]
         sampler.set_epoch(epoch)
         assert items(share) == list(sampler)
@@ -75,12 +80,12 @@ def test_shuffled_training_is_torchs_distributed_sampler(epoch: int) -> None:
 def test_own_sampler_is_dealt_out(world_size: int) -> None:
     """All ranks draw the same order; another one each epoch."""
     own = WeightedRandomSampler([1.0] * 10, 12)
-    shares = [data.share_for_training(loader(sampler=own), world_size, rank) for rank in range(world_size)]
+    shares = [sharing.share_for_training(loader(sampler=own), world_size, rank) for rank in range(world_size)]
     drawn = [[items(share) for share in shares] for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert [len(share) for share in drawn[0]] == [12 // world_size] * world_size
     for share in shares:
-        data.set_epoch(share, 1)
+        sharing.set_epoch(share, 1)
     assert [items(share) for share in shares] != drawn[0]
 
 
@@ -93,27 +98,27 @@ def test_own_batch_sampler_keeps_its_batches() -> None:
             return 3
 
     own = DataLoader(range(6), batch_sampler=Buckets(SequentialSampler(range(6)), 1, False))  # type: ignore[arg-type]
-    shares = [batches(data.share_for_training(own, 2, rank)) for rank in range(2)]
+    shares = [batches(sharing.share_for_training(own, 2, rank)) for rank in range(2)]
     assert shares == [[[0], [3, 4, 5]], [[1, 2], [0]]]
-    assert [len(data.share_for_training(own, 2, rank)) for rank in range(2)] == [2, 2]
+    assert [len(sharing.share_for_training(own, 2, rank)) for rank in range(2)] == [2, 2]
 
 
 def test_divided_loader_is_left_alone() -> None:
     sampler = DistributedSampler(range(10), 2, 1)  # type: ignore[arg-type]
     own = loader(sampler=sampler)
-    assert data.share_for_training(own, 2, 0) is own
-    assert data.share_for_evaluation(own, 2, 0) is own
+    assert sharing.share_for_training(own, 2, 0) is own
+    assert sharing.share_for_evaluation(own, 2, 0) is own
 
 
 @pytest.mark.parametrize("stream", [DataLoader(Stream()), [1, 2, 3]], ids=["IterableDataset", "list"])
 def test_stream_is_seen_by_all_and_that_is_said(stream: Any) -> None:
     with pytest.warns(UserWarning, match="each sees all of its data"):
-        assert data.share_for_training(stream, 2, 0) is stream
+        assert sharing.share_for_training(stream, 2, 0) is stream
 
 
 def test_shuffling_with_replacement_is_kept() -> None:
     own = loader(sampler=RandomSampler(range(10), replacement=True, num_samples=8))
-    assert len(items(data.share_for_training(own, 2, 0))) == 4
+    assert len(items(sharing.share_for_training(own, 2, 0))) == 4
 
 
 def test_subclass_with_its_own_arguments() -> None:
@@ -124,7 +129,7 @@ def test_subclass_with_its_own_arguments() -> None:
             super().__init__(range(10), batch_size=5)  # type: ignore[arg-type]
             self.name = name
 
-    shared = data.share_for_training(Named("mine"), 2, 0)
+    shared = sharing.share_for_training(Named("mine"), 2, 0)
     assert (type(shared), shared.name) == (Named, "mine")
     assert batches(shared) == [[0, 2, 4, 6, 8]]
 
@@ -137,24 +142,24 @@ def test_subclass_with_its_own_arguments() -> None:
     "settings", [{}, {"shuffle": True}, {"batch_size": None}, {"drop_last": True, "batch_size": 3}], ids=str
 )
 def test_evaluation_sees_each_sample_once(world_size: int, settings: dict[str, Any]) -> None:
-    shares = [data.share_for_evaluation(loader(**settings), world_size, rank) for rank in range(world_size)]
+    shares = [sharing.share_for_evaluation(loader(**settings), world_size, rank) for rank in range(world_size)]
     seen = [[int(x) for batch in share for x in torch.atleast_1d(torch.as_tensor(batch))] for share in shares]
     assert sorted(sum(seen, [])) == list(range(9 if settings.get("drop_last") else 10))
     assert [len(list(share)) for share in shares] == [len(share) for share in shares]
 
 
 def test_evaluation_keeps_whole_batches_in_turn() -> None:
-    assert [batches(data.share_for_evaluation(loader(5), 2, rank)) for rank in range(2)] == [[[0, 1], [4]], [[2, 3]]]
+    assert [batches(sharing.share_for_evaluation(loader(5), 2, rank)) for rank in range(2)] == [[[0, 1], [4]], [[2, 3]]]
 
 
 def test_evaluation_of_plain_batches_deals_them_out() -> None:
-    assert [list(data.share_for_evaluation([0, 1, 2, 3, 4], 2, rank)) for rank in range(2)] == [[0, 2, 4], [1, 3]]
+    assert [list(sharing.share_for_evaluation([0, 1, 2, 3, 4], 2, rank)) for rank in range(2)] == [[0, 2, 4], [1, 3]]
 
 
 def test_evaluation_of_a_stream_is_left_to_the_dataset() -> None:
     stream = DataLoader(Stream(), batch_size=1)
     with pytest.warns(UserWarning, match="each sees all of its data"):
-        assert data.share_for_evaluation(stream, 2, 1) is stream
+        assert sharing.share_for_evaluation(stream, 2, 1) is stream
 
 
 # ---------------------------------------------------------------------------------------------------- limits
@@ -282,10 +287,10 @@ def test_evaluation_loaders_together() -> None:
 
 def test_overfitting_does_not_shuffle() -> None:
     with pytest.warns(UserWarning, match="shuffling"):
-        plain = data.without_shuffling("train", loader(shuffle=True))
+        plain = sharing.without_shuffling("train", loader(shuffle=True))
     assert items(plain) == list(range(10))
     same = loader()
-    assert data.without_shuffling("train", same) is same
+    assert sharing.without_shuffling("train", same) is same
 
 
 def test_epoch_reaches_every_sampler() -> None:
@@ -296,8 +301,8 @@ def test_epoch_reaches_every_sampler() -> None:
             self.epoch = epoch
 
     plain, batched = Noting(range(4)), Noting(range(4))
-    data.set_epoch(loader(sampler=plain), 3)
-    data.set_epoch(DataLoader(range(4), batch_sampler=BatchSampler(batched, 2, False)), 5)  # type: ignore[arg-type]
+    sharing.set_epoch(loader(sampler=plain), 3)
+    sharing.set_epoch(DataLoader(range(4), batch_sampler=BatchSampler(batched, 2, False)), 5)  # type: ignore[arg-type]
     assert (plain.epoch, batched.epoch) == (3, 5)
 
 
@@ -326,6 +331,73 @@ def test_map_loaders_keeps_nesting_and_mode() -> None:
 def test_users_loader_is_never_changed() -> None:
     own = DataLoader(Subset(TensorDataset(torch.arange(10)), list(range(10))), batch_size=2, shuffle=True)
     before = dict(vars(own))
-    data.share_for_training(own, 2, 0)
-    data.share_for_evaluation(own, 2, 0)
+    sharing.share_for_training(own, 2, 0)
+    sharing.share_for_evaluation(own, 2, 0)
     assert vars(own) == before
+
+
+# ---------------------------------------------------------------------------------------------------- elastic
+
+
+@pytest.mark.parametrize("settings", [{"num_samples": 36}, {"num_samples": 31}, {"num_samples": 36, "shuffle": True}])
+def test_any_number_of_ranks_takes_the_batches_of_the_most(settings: dict[str, Any]) -> None:
+    """In the same order, each once."""
+    most = [batches(sharing.share_for_training(loader(**settings), 3, rank)) for rank in range(3)]
+    everyones = [batch for step in zip(*most, strict=True) for batch in step]
+    for world_size in (1, 2, 3, 5):
+        shares = [batches(elastic(world_size, rank, **settings)) for rank in range(world_size)]
+        for rank, share in enumerate(shares):
+            assert share == everyones[rank::world_size]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 3])
+@pytest.mark.parametrize(("former", "now"), [(3, 1), (1, 3), (2, 3), (3, 2)])
+def test_the_rest_of_an_epoch_is_shared_anew(former: int, now: int, before: int) -> None:
+    def train_data(world_size: int, rank: int) -> data.TrainData:
+        given = data.TrainData(elastic(world_size, rank, num_samples=24), 1.0)
+        given.set_epoch(0)
+        return given
+
+    seen: list[int] = []
+    done = None
+    for rank in range(former):
+        first = train_data(former, rank)
+        taken = list(zip(range(before), first.batches(), strict=False))
+        seen += [int(sample) for _, (_, batch, _) in taken for sample in batch]
+        done = first.done_by_all(before)
+    assert done == before * former
+    lengths = set()
+    for rank in range(now):
+        second = train_data(now, rank)
+        skip = second.take_over(done)
+        second.set_epoch(0)
+        second.start(skip)
+        lengths.add(second.num_batches)
+        for _, batch, _ in second.batches(skip):
+            seen += [] if second.in_shadow else [int(sample) for sample in batch]
+    assert sorted(seen) == list(range(24))
+    assert len(lengths) == 1
+    second.set_epoch(1)
+    assert second.num_batches == math.ceil(12 / now)
+
+
+def test_a_limit_is_one_of_the_most_ranks() -> None:
+    shares = [data.TrainData(elastic(2, rank, num_samples=60), 2) for rank in range(2)]
+    for share in shares:
+        share.set_epoch(0)
+    assert [share.num_batches for share in shares] == [3, 3]
+    assert sorted(int(i) for share in shares for _, batch, _ in share.batches() for i in batch) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        DataLoader(Stream()),
+        [1, 2],
+        DataLoader(range(8), sampler=DistributedSampler(range(8), 2, 0)),  # type: ignore[arg-type]
+    ],
+    ids=["stream", "list", "divided"],
+)
+def test_what_cannot_be_shared_anew(given: Any) -> None:
+    with pytest.raises(MisconfigurationException, match="needs one DataLoader of a map-style dataset"):
+        sharing.share_elastically(given, 2, 2, 0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Snapshot:
+class ModelState:
     """Weights, buffers, modes and the state of torchmetrics Metrics of ``model``, copied."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,6 +47,20 @@ def metric_state(metric: Any) -> dict[str, Any]:
     """A copy of what a torchmetrics Metric has gathered so far."""
     state = metric.metric_state.items()
     return {name: value.clone() if isinstance(value, Tensor) else list(value) for name, value in state}
+
+
+def merge_metric_states(metric: Any, states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several ``metric_state`` of one Metric as if it had gathered all of it, and with its counters beside them."""
+    merged = dict(states[0])
+    for name, reduction in metric._reductions.items():
+        values = [state[name] for state in states]
+        if isinstance(values[0], list):
+            merged[name] = [item for value in values for item in value]
+        elif reduction is not None and len(values) > 1:
+            merged[name] = reduction(torch.stack(values))
+    if "_update_count" in merged:
+        merged["_update_count"] = sum(state["_update_count"] for state in states)
+    return merged
 
 
 def set_metric_state(metric: Any, state: dict[str, Any]) -> None:

@@ -1,0 +1,170 @@
+"""Where a pool's workers sit: placement groups on the cluster, and the processes in them.
+
+Runs on the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util import get_current_placement_group, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from raylight.config.accelerators import Placement
+from raylight.engine import cluster
+from raylight.engine.actor import WorkerActor, WorkerInfo
+
+SECONDS_TO_ANSWER = 10.0
+CONTROL_THREADS = 6
+"""Of a worker, for questions while it runs: two wait for news of it, the others answer at once."""
+
+
+@dataclass
+class Seat:
+    """A place for a worker, and the process that is there or on its way."""
+
+    group: Any
+    """Placement group."""
+    bundle: int
+    worker: Any
+    """Actor handle."""
+    booting: Any = None
+    """Reference to the process's WorkerInfo; None: it was not asked."""
+    info: WorkerInfo | None = None
+    """As of the last time that the workers were joined; None: never yet."""
+    gpus: tuple[int, ...] = ()
+    """Of its bundle. A spare process, which has none of its own, takes them over."""
+
+    def ask(self) -> Any:
+        """A reference to what the process tells of itself, once it is there."""
+        if self.booting is None:
+            self.booting = self.worker.boot.remote()
+        return self.booting
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the process is there."""
+        return bool(ray.wait([self.ask()], timeout=0)[0])
+
+
+class Seats:
+    """Makes and gives back the seats of one pool.
+
+    Args:
+        placement: How many, with what.
+        resource_timeout: Seconds to wait for the cluster to have room.
+    """
+
+    def __init__(self, placement: Placement, resource_timeout: float) -> None:
+        self._placement = placement
+        self._resource_timeout = resource_timeout
+        self._groups: list[Any] = []
+        """Placement groups that are given back in the end; in a trial of Ray Tune, which has one, none."""
+        self._spares: list[tuple[Any, Any]] = []
+        """Processes that wait to take a lost one's place, each with a reference to its WorkerInfo."""
+        self.in_trial = get_current_placement_group() is not None
+
+    def take(self) -> list[Seat]:
+        """As many as there are to be or, where their number may change, as there is room for.
+
+        Raises:
+            ResourceError: There is no room.
+        """
+        trials_group = get_current_placement_group()
+        if trials_group is not None:
+            return [self._seat(trials_group, b) for b in cluster.bundles_of_trial(trials_group, self._placement)]
+        placement = self._placement
+        count = cluster.fitting_count(placement)
+        nodes, per_node = placement.num_nodes, count // placement.num_nodes
+        # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
+        if nodes > 1:
+            node_resources = {name: amount * per_node for name, amount in placement.resources.items()}
+            group = self._reserve([node_resources] * nodes, "STRICT_SPREAD")
+        else:
+            group = self._reserve([placement.resources] * count, "PACK")
+        cluster.wait_for_room(group, placement, count, self._resource_timeout)
+        return [self._seat(group, i // per_node if nodes > 1 else i) for i in range(count)]
+
+    def add(self) -> Seat:
+        """One more, wherever there is room for it, or will be."""
+        seat = self._seat(self._reserve([self._placement.resources], "PACK"), 0)
+        seat.booting = seat.worker.prepare.remote()  # a run that is at work need not wait for what it imports
+        return seat
+
+    def _reserve(self, bundles: list[dict[str, float]], strategy: str) -> Any:
+        name = f"raylight-{uuid.uuid4().hex[:8]}" if self._groups else "raylight"
+        group = placement_group(bundles, strategy, name=name)
+        self._groups.append(group)  # from now on give_back() does so
+        return group
+
+    def _seat(self, group: Any, bundle: int) -> Seat:
+        return Seat(group, bundle, self._start(group, bundle))
+
+    def _start(self, group: Any, bundle: int, spare: bool = False) -> Any:
+        """A process in a bundle of a placement group; a spare one takes none of its resources."""
+        resources = {} if spare else dict(self._placement.resources)
+        options: dict[str, Any] = {
+            "num_cpus": resources.pop("CPU", 0),
+            "num_gpus": resources.pop("GPU", 0),
+            "memory": resources.pop("memory", None),
+            "resources": resources,
+            "concurrency_groups": {"control": CONTROL_THREADS},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundle),
+        }
+        # No runtime_env: with one, Ray could not use the processes that it has started in advance.
+        return ray.remote(**options)(WorkerActor).remote()
+
+    def renew(self, seat: Seat) -> None:
+        """A new process in the place of one that is lost: a spare one on that node, if there is one."""
+        ray.kill(seat.worker)
+        spare = self._take_spare(seat.info.node_id) if seat.info is not None else None
+        seat.worker, seat.booting = spare or self._start(seat.group, seat.bundle), None
+
+    def leave(self, seat: Seat) -> None:
+        """The seat is not needed any more."""
+        ray.kill(seat.worker)
+        if seat.group in self._groups and not seat.bundle and len(seat.group.bundle_specs) == 1:
+            self._groups.remove(seat.group)
+            remove_placement_group(seat.group)
+
+    # ------------------------------------------------------------------------------------------------ spares
+
+    def keep_spares(self, count: int, seats: list[Seat]) -> None:
+        """Have ``count`` processes ready to take the place of lost ones, on the nodes of ``seats`` in turn."""
+        while len(self._spares) > count:
+            ray.kill(self._spares.pop()[1])
+        for number in range(len(self._spares), count):
+            seat = seats[number % len(seats)]
+            spare = self._start(seat.group, seat.bundle, spare=True)
+            self._spares.append((spare.prepare.remote(), spare))
+
+    def _take_spare(self, node_id: str) -> Any:
+        """A spare process on the node; None where there is none that lives."""
+        for place in list(self._spares):
+            booting, spare = place
+            try:
+                here = ray.get(booting, timeout=SECONDS_TO_ANSWER).node_id == node_id
+            except (RayActorError, GetTimeoutError):
+                self._spares.remove(place)
+                continue
+            if here:
+                self._spares.remove(place)
+                return spare
+        return None
+
+    # ------------------------------------------------------------------------------------------------ end
+
+    def give_back(self, seats: list[Seat]) -> None:
+        """End all processes, and let the cluster have its resources."""
+        spares, self._spares = self._spares, []
+        groups, self._groups = self._groups, []
+        for worker in [*(seat.worker for seat in seats), *(spare for _, spare in spares)]:
+            ray.kill(worker)
+        for group in groups:
+            with contextlib.suppress(Exception):  # the cluster has forgotten it
+                remove_placement_group(group)  # ends actors that were still starting, too

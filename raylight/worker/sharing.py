@@ -1,0 +1,346 @@
+"""Which of a loader's batches a rank takes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
+
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.seed import global_seed
+from raylight.worker.loader_place import changed
+
+
+class SeededSampler(Sampler[Any]):
+    """Another sampler (or batch sampler), which on every rank draws the same random order, a new one each epoch."""
+
+    def __init__(self, sampler: Iterable[Any]) -> None:
+        self.sampler = sampler
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        set_epoch(self.sampler, epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(global_seed() + self.epoch)
+            order = list(self.sampler)
+        return iter(order)
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+
+class EveryNth(Sampler[Any]):
+    """Items ``rank``, ``rank + world_size``, ... of a sampler or loader: each item on exactly one rank."""
+
+    def __init__(self, items: Iterable[Any], world_size: int, rank: int) -> None:
+        self.items = items
+        self.world_size = world_size
+        self.rank = rank
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.items, "set_epoch"):
+            self.items.set_epoch(epoch)
+        else:
+            set_epoch(self.items, epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        for position, item in enumerate(self.items):
+            if position % self.world_size == self.rank:
+                yield item
+
+    def __len__(self) -> int:
+        return max(0, math.ceil((len(self.items) - self.rank) / self.world_size))  # type: ignore[arg-type]
+
+
+class EvenShare(EveryNth):
+    """As EveryNth, with the first items again at the end, so that every rank has as many."""
+
+    def __iter__(self) -> Iterator[Any]:
+        items = list(self.items)
+        missing = -len(items) % self.world_size
+        padded = items + (items * math.ceil(missing / max(len(items), 1)))[:missing]
+        return iter(padded[self.rank :: self.world_size])
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.items) / self.world_size)  # type: ignore[arg-type]
+
+
+class SkipFirst(Sampler[Any]):
+    """A sampler without its first ``count`` items."""
+
+    def __init__(self, items: Iterable[Any], count: int) -> None:
+        self.items = items
+        self.count = count
+
+    def __iter__(self) -> Iterator[Any]:
+        for position, item in enumerate(self.items):
+            if position >= self.count:
+                yield item
+
+    def __len__(self) -> int:
+        return max(0, len(self.items) - self.count)  # type: ignore[arg-type]
+
+
+def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
+    """The loader of one rank in training: as many batches on every rank, the user's order or shuffling kept.
+
+    A random sampler gives the order of torch's DistributedSampler with the global seed.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return _undivided(loader, world_size)
+    if _is_distributed(loader):
+        return loader
+    if _has_own_batches(loader):
+        return changed(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
+    sampler = loader.sampler
+    if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
+        shuffle = isinstance(sampler, RandomSampler)
+        share: Sampler[Any] = DistributedSampler(loader.dataset, world_size, rank, shuffle=shuffle, seed=global_seed())
+    else:
+        share = EvenShare(SeededSampler(sampler), world_size, rank)
+    return _with_sampler(loader, share)
+
+
+class ElasticShare(Sampler[Any]):
+    """One rank's batches of an epoch that any number of ranks can share, and that goes on where others left it.
+
+    The epoch's batches stand in one order: each of the most ranks that there may be has its own, and they take turns.
+    Of ``world_size`` ranks each takes every so manieth of the batches that are left.
+
+    Args:
+        shares: The sampler or batch sampler of each of those ranks, all of one length.
+        world_size: Ranks at work.
+        rank: This one.
+    """
+
+    def __init__(self, shares: list[Any], world_size: int, rank: int) -> None:
+        self.shares = shares
+        self.world_size = world_size
+        self.rank = rank
+        self.num_rounds = len(shares[0])
+        """Batches that each of the most ranks would have, under ``limit_train_batches`` where it is set."""
+        self.origin = (0, 0)
+        """Batches of the epoch that were done, and how many of them count as this rank's, when these ranks began."""
+        self._epoch: int | None = None
+
+    @property
+    def total(self) -> int:
+        """Batches of the epoch, of all ranks together."""
+        return self.num_rounds * len(self.shares)
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self.origin, self._epoch = (0, 0), epoch
+        for share in self.shares:
+            set_epoch(_Owner(share), epoch)
+
+    def done(self, done_here: int) -> int:
+        """Batches that all ranks have done, when this one has done so many of the epoch."""
+        by_all, here = self.origin
+        return min(self.total, by_all + (done_here - here) * self.world_size)
+
+    def go_on(self, done: int) -> int:
+        """Begin within the epoch, after ``done`` batches; how many of these count as this rank's."""
+        self.origin = (done, done // self.world_size)
+        return self.origin[1]
+
+    @property
+    def is_uneven(self) -> bool:
+        """Some ranks have a batch more than others."""
+        return (self.total - self.origin[0]) % self.world_size != 0
+
+    @property
+    def is_idle(self) -> bool:
+        """There is no batch for this rank: it is given one that does not count."""
+        return self.origin[0] + self.rank >= self.total
+
+    @property
+    def longest(self) -> int:
+        """Batches of the rank that has most."""
+        return self.origin[1] + math.ceil((self.total - self.origin[0]) / self.world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from itertools.repeat([], self.origin[1])  # batches that are done are skipped, and never looked at
+        everyones = itertools.chain.from_iterable(zip(*self.shares, strict=True))
+        first = min(self.origin[0] + self.rank, self.total - 1)
+        yield from itertools.islice(everyones, first, self.total, self.world_size)
+
+    def __len__(self) -> int:
+        left = math.ceil((self.total - self.origin[0] - self.rank) / self.world_size)
+        return self.origin[1] + max(1, left)
+
+
+class _Owner:
+    """Something with a sampler, as ``set_epoch`` looks for it."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+
+def share_elastically(loader: Any, most: int, world_size: int, rank: int) -> Any:
+    """The loader of one rank in training, where up to ``most`` ranks share the epoch's batches.
+
+    Raises:
+        MisconfigurationException: They cannot be shared anew in the middle of an epoch.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_distributed(loader):
+        raise MisconfigurationException(
+            "num_workers=(min, max) shares an epoch anew when workers come or go, which needs one DataLoader of a "
+            f"map-style dataset without a DistributedSampler; this is a {type(loader).__name__}"
+            f"{' of ' + type(loader.dataset).__name__ if isinstance(loader, DataLoader) else ''}. "
+            "Use such a loader, or a fixed num_workers."
+        )
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    shares = [getattr(share_for_training(loader, most, each), name) for each in range(most)]
+    return changed(loader, **{name: ElasticShare(shares, world_size, rank)})
+
+
+def elastic_share(loader: Any) -> ElasticShare | None:
+    """The one that ``share_elastically`` has put there."""
+    for name in ("batch_sampler", "sampler"):
+        if isinstance(found := getattr(loader, name, None), ElasticShare):
+            return found
+    return None
+
+
+class ShardedIterableDataset(IterableDataset[Any]):
+    """Items ``rank``, ``rank + world_size``, ... of an IterableDataset that yields the same order on every rank."""
+
+    def __init__(self, dataset: IterableDataset[Any], world_size: int, rank: int) -> None:
+        self.dataset = dataset
+        self.world_size = world_size
+        self.rank = rank
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.dataset), self.rank, None, self.world_size)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # while being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+class SizedShardedIterableDataset(ShardedIterableDataset):
+    """The same of a dataset that knows its length."""
+
+    def __len__(self) -> int:
+        return max(0, math.ceil((len(self.dataset) - self.rank) / self.world_size))  # type: ignore[arg-type]
+
+
+def shard_iterable(loader: Any, world_size: int, rank: int) -> Any:
+    """``loader`` with its IterableDataset divided among the ranks; any other loader as it is."""
+    if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, IterableDataset):
+        return loader
+    kind = SizedShardedIterableDataset if hasattr(type(loader.dataset), "__len__") else ShardedIterableDataset
+    return changed(loader, dataset=kind(loader.dataset, world_size, rank))
+
+
+def _undivided(loader: Any, world_size: int) -> Any:
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, ShardedIterableDataset):
+        return loader
+    rank_zero_warn(
+        f"The data of this {type(loader).__name__} is not divided among the {world_size} workers, as only the dataset "
+        "itself could do that: if it does not, each sees all of its data. Use Trainer(shard_iterable_datasets=True), "
+        "divide it by torch.distributed.get_rank(), or use a map-style dataset."
+    )
+    return loader
+
+
+def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
+    """The loader of one rank in an evaluation: whole batches in turn, each on exactly one rank, nothing repeated."""
+    if not isinstance(loader, DataLoader):
+        return EveryNth(loader, world_size, rank)
+    if isinstance(loader.dataset, IterableDataset):
+        return _undivided(loader, world_size)
+    if _is_distributed(loader):
+        return loader
+    if loader.batch_sampler is None:
+        return changed(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
+    batches = loader.batch_sampler
+    if not isinstance(loader.sampler, SequentialSampler):
+        batches = SeededSampler(batches)
+    return changed(loader, batch_sampler=EveryNth(batches, world_size, rank))
+
+
+def _in_step(sampler: Any) -> Any:
+    return sampler if isinstance(sampler, SequentialSampler) else SeededSampler(sampler)
+
+
+def _is_distributed(loader: DataLoader[Any]) -> bool:
+    """The user has divided the data already."""
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    return isinstance(loader.sampler, DistributedSampler) or isinstance(inner, DistributedSampler)
+
+
+def _has_own_batches(loader: DataLoader[Any]) -> bool:
+    return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+
+
+def _is_plain_random(sampler: Any) -> bool:
+    return type(sampler) is RandomSampler and not sampler.replacement and sampler._num_samples is None
+
+
+def _with_sampler(loader: DataLoader[Any], sampler: Sampler[Any]) -> DataLoader[Any]:
+    if loader.batch_sampler is None:
+        return changed(loader, sampler=sampler)
+    batches = loader.batch_sampler
+    return changed(loader, sampler=sampler, batch_sampler=BatchSampler(sampler, batches.batch_size, batches.drop_last))  # type: ignore[attr-defined]
+
+
+def with_batch_size(loader: Any, batch_size: int) -> Any:
+    """``loader`` with batches of another size.
+
+    Raises:
+        MisconfigurationException: It is no DataLoader, or makes its batches in a way of its own.
+    """
+    if not isinstance(loader, DataLoader) or _has_own_batches(loader) or loader.batch_size is None:
+        raise MisconfigurationException(
+            f"The batch size of this {type(loader).__name__} cannot be changed: it is no DataLoader with a batch_size. "
+            "Let your LightningModule or LightningDataModule make the loader from an attribute `batch_size`."
+        )
+    batches = BatchSampler(loader.sampler, batch_size, loader.drop_last)
+    return changed(loader, batch_sampler=batches, batch_size=batch_size)
+
+
+def without_shuffling(prefix: str, loader: Any) -> Any:
+    """For overfit_batches: the same batches every epoch."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return loader
+    if isinstance(loader.sampler, SequentialSampler):
+        return loader
+    rank_zero_warn(
+        f"You requested to overfit but enabled {prefix} dataloader shuffling. We are turning off the {prefix} "
+        "dataloader shuffling for you."
+    )
+    return _with_sampler(loader, SequentialSampler(loader.dataset))  # type: ignore[arg-type]
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell whatever in ``loader`` wants to know the epoch."""
+    told: list[Any] = []
+    for name in ("sampler", "batch_sampler"):
+        inner = getattr(loader, name, None)
+        for candidate in (inner, getattr(inner, "sampler", None)):
+            if callable(getattr(candidate, "set_epoch", None)) and not any(candidate is other for other in told):
+                candidate.set_epoch(epoch)  # type: ignore[union-attr]
+                told.append(candidate)
