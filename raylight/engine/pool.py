@@ -186,8 +186,12 @@ class WorkerPool:
         hosts = sorted({seat.info.host for seat in going if seat.info is not None})
         texts = [f"Node {host} is about to end: its workers have left it." for host in hosts]
         if len(self._seats) != before:
-            texts.append(f"The run goes on with {len(self._seats)} workers; it had {before}.")
+            texts.append(self._tell_size(before))
         return " ".join(texts)
+
+    def _tell_size(self, before: int) -> str:
+        now = len(self._seats)
+        return f"The run goes on with {now} worker{'s' if now > 1 else ''}; it had {before}."
 
     def _leave_group(self, seats: Iterable[Seat]) -> None:
         ray.get([seat.worker.leave.remote() for seat in seats], timeout=SECONDS_TO_ANSWER)
@@ -219,7 +223,7 @@ class WorkerPool:
         most, fitting = job.config.max_failures, job.fn == TrainerFn.FITTING
         listener, incidents = Listener(sink), Incidents(most, sink)
         listener.goes_on = functools.partial(self._goes_on, incidents)
-        snapshots = SnapshotKeeper() if most and fitting else None
+        snapshots = SnapshotKeeper() if fitting and (most or self.placement.fewer) else None
         stop = threading.Event()
         parcel, began, redone_since = ray.put(_pack(job)), time.time(), None
         with graceful_interrupt(stop.set) if fitting else contextlib.nullcontext():
@@ -274,7 +278,7 @@ class WorkerPool:
             try:
                 self._replace(dead)
                 if len(self._seats) != before:
-                    incidents.note(f"The run goes on with {len(self._seats)} workers; it had {before}.")
+                    incidents.note(self._tell_size(before))
                 return
             except RayError as error:  # such as a worker on a node whose loss Ray has not noticed yet
                 dead, further = self._dead(), error

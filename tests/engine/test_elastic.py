@@ -36,11 +36,12 @@ class Model(pl.LightningModule):
         line = [os.environ["MASTER_PORT"], self.global_step, self.current_epoch, float(loss), indices.tolist()]
         with Path(f"ledger-{os.getpid()}").open("a") as ledger:
             ledger.write(json.dumps(line) + "\n")
-        if Path("killed").exists() and not Path("grown").exists():
+        killed = Path("killed")
+        if killed.exists() and killed.read_text() != line[0] and not Path("grown").exists():
             if self.trainer.world_size == 2:
                 Path("grown").touch()
             else:
-                threading.Event().wait(0.15)
+                threading.Event().wait(0.5)
         return loss
 
     def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
@@ -61,7 +62,7 @@ def loader(shuffle: bool = True) -> DataLoader[Any]:
 class KillOnce(pl.Callback):
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         if trainer.global_rank == 1 and trainer.global_step == 7 and not Path("killed").exists():
-            Path("killed").touch()
+            Path("killed").write_text(os.environ["MASTER_PORT"])
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -115,7 +116,7 @@ def test_two_one_two(ray_cluster: str, accumulate: int) -> None:
     fixed, expected = train("fixed", 2, **flags)
     elastic, model = train("elastic", (1, 2), KillOnce(), **flags)
     assert sizes(elastic) == [
-        "The run goes on with 1 workers; it had 2.",
+        "The run goes on with 1 worker; it had 2.",
         "The run goes on with 2 workers; it had 1.",
     ]
     assert_each_sample_once("elastic")

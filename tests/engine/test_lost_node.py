@@ -1,4 +1,4 @@
-"""A node of the cluster is lost: its worker starts anew on another one, and the result is the same."""
+"""Nodes of the cluster come and go: workers move, and the result is the same."""
 
 from __future__ import annotations
 
@@ -6,35 +6,57 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = Path(__file__).with_name("programs") / "lost_node.py"
+PROGRAMS = Path(__file__).with_name("programs")
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-@pytest.mark.timeout(300)
-def test_a_lost_node(tmp_path: Path) -> None:
-    """Beside the session's cluster, as nodes are started and ended."""
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[str, str], Any]:
+    """``run(program, kind)``: what a program printed, which ran on a cluster of its own beside the session's."""
 
-    def run(kind: str) -> Any:
+    def run_program(program: str, kind: str) -> Any:
         folder = tmp_path / kind
         folder.mkdir()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
         environment.pop("RAY_ADDRESS", None)
-        command = [sys.executable, str(PROGRAM), kind]
+        command = [sys.executable, str(PROGRAMS / program), kind]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=140)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 
-    whole, disturbed = run("undisturbed"), run("killed")
+    return run_program
+
+
+def test_a_lost_node(run: Any) -> None:
+    """Its worker starts anew on another one."""
+    whole, disturbed = run("lost_node.py", "undisturbed"), run("lost_node.py", "killed")
     assert disturbed["weights"] == whole["weights"]
     assert disturbed["steps"] == whole["steps"] == 64
     assert whole["incidents"] == []
     ((step, _, what),) = disturbed["incidents"]
     assert 0 < step < 64
     assert "rank 1" in what
+
+
+def test_a_node_that_is_drained(run: Any) -> None:
+    """Its worker leaves it before it ends: for another node, or the others go on until there is one."""
+    whole, moved, fewer = [run("drained_node.py", kind) for kind in ("undisturbed", "fixed", "elastic")]
+    assert whole["incidents"] == []
+    (left,) = moved["incidents"]
+    assert "is about to end: its workers have left it." in left
+    assert moved["weights"] == whole["weights"]
+    assert [text[-41:] for text in fewer["incidents"]] == [
+        " The run goes on with 1 worker; it had 2.",
+        "The run goes on with 2 workers; it had 1.",
+    ]
+    assert fewer["steps"] == moved["steps"] == whole["steps"]
+    for left, right in zip(fewer["weights"], whole["weights"], strict=True):
+        assert left == pytest.approx(right, abs=1e-5)
