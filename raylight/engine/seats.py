@@ -80,6 +80,11 @@ class Seats:
             return [self._seat(trials_group, b) for b in cluster.bundles_of_trial(trials_group, self._placement)]
         placement = self._placement
         count = cluster.fitting_count(placement)
+        if placement.fewer:  # each can be given back by itself
+            groups = [self._reserve([placement.resources], "PACK") for _ in range(count)]
+            for group in groups:
+                cluster.wait_for_room(group, placement, count, self._resource_timeout)
+            return [self._seat(group, 0) for group in groups]
         nodes, per_node = placement.num_nodes, count // placement.num_nodes
         # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
         if nodes > 1:
@@ -128,7 +133,7 @@ class Seats:
     def leave(self, seat: Seat) -> None:
         """The seat is not needed any more."""
         ray.kill(seat.worker)
-        if seat.group in self._groups and not seat.bundle and len(seat.group.bundle_specs) == 1:
+        if seat.group in self._groups and len(seat.group.bundle_specs) == 1:
             self._groups.remove(seat.group)
             remove_placement_group(seat.group)
 

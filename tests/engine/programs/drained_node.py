@@ -68,6 +68,7 @@ def main() -> None:
             cluster.remove_node(next(node for node in nodes if node.node_id == leaving))
         if kind == "elastic":
             assert len(pool.workers_at_work()) == 1
+            cluster._shutdown_at_exit = False  # what ends it at exit can be set up in the main thread only
             cluster.add_node(num_cpus=1)
             wait_for(lambda: len(pool.workers_at_work()) == 2)
         Path("go").touch()
