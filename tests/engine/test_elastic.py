@@ -175,4 +175,4 @@ def test_manual_optimization_is_refused(ray_cluster: str) -> None:
             self.automatic_optimization = False
 
     with pytest.raises(MisconfigurationException, match="not possible in manual optimization"):
-        pl.Trainer(**{**QUIET, "num_workers": (1, 2)}).fit(Manual(), loader())
+        pl.Trainer(**{**QUIET, "num_workers": (1, 2)}).fit(Manual(), loader(), loader())
