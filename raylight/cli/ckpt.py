@@ -13,6 +13,7 @@ from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import migrate, storage
 from raylight.checkpoint.describe import describe
 from raylight.utilities.exceptions import CheckpointError, MisconfigurationException, RaylightError
+from raylight.utilities.secrets import redact_text
 
 BAD_INPUT = 2
 """Exit status where a file cannot be used; as argparse's for a wrong argument."""
@@ -175,5 +176,5 @@ def _keep_original(path: str) -> None:
 
 
 def _complain(error: Exception) -> int:
-    print(f"raylight ckpt: {_shown(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"raylight ckpt: {_shown(redact_text(' '.join(str(error).split())))}", file=sys.stderr)
     return BAD_INPUT

@@ -49,6 +49,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.import_policy import ImportPolicy
 from raylight.utilities.old_arguments import CLI_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.secrets import paths_of_redacted
 from raylight.utilities.seed import seed_everything
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # isort: skip  after the check
@@ -306,6 +307,7 @@ class LightningCLI:
             return
         hparams = dict(checkpoint_format.load(ckpt_path, "cpu").get("hyper_parameters") or {})
         hparams.pop("_instantiator", None)
+        hparams = {name: value for name, value in hparams.items() if not paths_of_redacted(value)}
         if not hparams:
             return
         if "_class_path" in hparams:

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 
 from raylight.callbacks.base import Callback
 from raylight.checkpoint import storage
+from raylight.utilities.redaction import without_secrets
 
 if TYPE_CHECKING:
     from raylight.cli.arguments import LightningArgumentParser
@@ -103,7 +104,7 @@ class SaveConfigCallback(Callback):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, self.config_filename)
             self.parser.save(self.config, path, skip_unset=False, multifile=self.multifile)
-            return {file.name: file.read_text() for file in sorted(Path(folder).iterdir())}
+            return {file.name: _without_secrets(file.read_text()) for file in sorted(Path(folder).iterdir())}
 
     def __getstate__(self) -> dict[str, Any]:
         # Names of the user's script mean nothing in a worker: what is written there is made here, and the config that
@@ -112,6 +113,13 @@ class SaveConfigCallback(Callback):
             return dict(self.__dict__)
         plain = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
         return {**self.__dict__, "_files": self._render(), "config": _namespace(plain)}
+
+
+def _without_secrets(text: str) -> str:
+    """A configuration in YAML; without secrets in it as it was."""
+    config = yaml.safe_load(text)
+    clean = without_secrets(config)
+    return text if clean is config else yaml.safe_dump(clean, sort_keys=False)
 
 
 def _namespace(value: Any) -> Any:

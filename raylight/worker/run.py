@@ -34,6 +34,8 @@ from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
+from raylight.utilities.redaction import without_secrets
+from raylight.utilities.secrets import redact_texts
 from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners
@@ -651,6 +653,7 @@ class Run:
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on the driver's terminal, from rank 0 only."""
+        args = redact_texts(args)
         if self.job.trainer is not None:
             bar = self.trainer.progress_bar_callback
             (bar.print if bar is not None and getattr(bar, "is_enabled", True) else print)(*args, **kwargs)
@@ -769,7 +772,7 @@ def merged_hparams(model: Any, datamodule: Any) -> dict[str, Any] | None:
                     "LightningDataModule's hparams but have different values."
                 )
             merged[name] = value
-    return merged
+    return without_secrets(merged)  # type: ignore[no-any-return]
 
 
 def _differ(left: Any, right: Any) -> bool:
