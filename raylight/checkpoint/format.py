@@ -168,7 +168,7 @@ class _PlainConverter:
         if isinstance(value, Enum):
             return self.convert(value.value, key_path)
         if isinstance(value, PurePath):
-            return str(value)
+            return self._convert_text(str(value), key_path)
         if isinstance(value, np.ndarray):
             return self._convert_array(value, key_path)
         if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):

@@ -291,7 +291,7 @@ class LightningCLI:
             rank_zero_warn(
                 "LightningCLI's args parameter is intended to run from within Python like if it were from the command "
                 "line. To prevent mistakes it is not recommended to provide both args and command line arguments, got: "
-                f"sys.argv[1:]={sys.argv[1:]}, args={args}."
+                f"sys.argv[1:]={_without_values(sys.argv[1:])}, args={_without_values(args)}."
             )
         if isinstance(args, dict | Namespace):
             self.config = parser.parse_object(args)
@@ -539,3 +539,8 @@ def _set_nested(data: dict[str, Any], key: str, value: Any) -> None:
 
 def _first_line(method: Any) -> str | None:
     return (inspect.getdoc(method) or "").partition("\n")[0] or None
+
+
+def _without_values(args: Any) -> list[str]:
+    """Arguments by name: a password may be the value of any."""
+    return [str(argument).partition("=")[0] for argument in args]

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from raylight.config.flags import TrainerConfig
-from raylight.utilities.secrets import redact_text, redact_texts
+from raylight.utilities.secrets import redact, redact_text
 
 if TYPE_CHECKING:
     from raylight.config.accelerators import Placement
@@ -194,9 +194,8 @@ class LoggerCall:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "args", redact_texts(self.args))
-        texts = redact_texts(tuple(self.kwargs.values()))
-        object.__setattr__(self, "kwargs", dict(zip(self.kwargs, texts, strict=True)))
+        object.__setattr__(self, "args", redact(self.args)[0])
+        object.__setattr__(self, "kwargs", redact(self.kwargs)[0])
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,12 @@ def cleaner() -> Callable[[str], str]:
 
 
 def redact_texts(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments of ``print``, of ``log.info`` or of ``add_text``; what is no text stays as it is."""
-    return tuple(redact_text(value) if isinstance(value, str) else value for value in values)
+    """Arguments of ``print`` or ``log.info``: one whose text holds a secret becomes that text, without it."""
+    clean = cleaner()
+    if clean is str:
+        return values
+    texts = [str(value) for value in values]
+    return tuple(value if clean(text) == text else clean(text) for value, text in zip(values, texts, strict=True))
 
 
 @functools.lru_cache(maxsize=8)
