@@ -193,9 +193,9 @@ def test_the_users_exception_is_as_it_was_and_no_file_has_it(tmp_path: Path, sai
 def test_a_checkpoint_without_them_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     fit = trainer(tmp_path, fast_dev_run=True)
-    fit.fit(Model(NAMED["api_key"], token=NAMED["token"], url="here"))
     with pytest.warns(UserWarning, match="Secrets are not written"):
-        fit.save_checkpoint(path)
+        fit.fit(Model(NAMED["api_key"], token=NAMED["token"], url="here"))
+    fit.save_checkpoint(path)  # they have been named
     with pytest.raises(MisconfigurationException, match=r"'api_key' are secrets.*load_from_checkpoint\(path, api_key="):
         Model.load_from_checkpoint(path)
     with pytest.warns(UserWarning, match="'token' are secrets, .* the defaults of `__init__` are taken"):
