@@ -17,8 +17,10 @@ from raylight.sweeps.record import SweepRecord
 from raylight.utilities.exceptions import MisconfigurationException
 
 _watching: list[list[str]] = []
-ACTS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree",
-        "pickle.find_class", "socket.connect", "webbrowser.open")  # fmt: skip
+ACTS = (
+    "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.mkdir", "os.rename", "os.remove",
+    "shutil.rmtree", "pickle.find_class", "socket.connect", "webbrowser.open",
+)  # fmt: skip
 
 
 def _note(event: str, details: Any) -> None:
@@ -53,7 +55,7 @@ Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
 @pytest.fixture
 def resume(tmp_path: Path) -> Iterator[Callable[[Change], str]]:
-    """``resume(change)``: resume a sweep whose two files ``change`` has changed; how it is refused. Nothing may happen."""
+    """``resume(change)``: how a sweep is refused whose two files ``change`` has changed; nothing else may happen."""
     folder = tmp_path / "sweeps" / "sweep"
     record = SweepRecord(str(folder), "loss", "min", {name: encode(value) for name, value in ASKED.items()})
     trial = record.add({"lr": 0.1})
@@ -90,7 +92,8 @@ def resume(tmp_path: Path) -> Iterator[Callable[[Change], str]]:
     "reference",
     [
         "os:system", "subprocess:run", "builtins:exec", "antigravity:fly", "this:s", "torch.hub:os.system",
-        "torch.serialization:os.system", "ray.cloudpickle:loads", "pickle:loads", "raylight.sweeps.record:shutil.rmtree",
+        "torch.serialization:os.system", "ray.cloudpickle:loads", "pickle:loads",
+        "raylight.sweeps.record:shutil.rmtree",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["model", "datamodule", "space", "trainer"])
