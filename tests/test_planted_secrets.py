@@ -24,7 +24,7 @@ from raylight.sweeps.record import FAILED, SweepRecord
 from raylight.sweeps.report import SweepDisplay
 from raylight.utilities import redaction
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.rank_zero import WarningCache, rank_zero_info
+from raylight.utilities.rank_zero import rank_zero_info
 from raylight.utilities.secrets import REDACTED
 from raylight.worker.remote_logger import RemoteLogger
 
@@ -65,7 +65,7 @@ def test_the_search_finds_them(tmp_path: Path) -> None:
 def _planted(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(redaction, "_warned", WarningCache())
+    monkeypatch.setattr(redaction, "_told", set())
 
 
 @dataclass

@@ -543,4 +543,6 @@ def _first_line(method: Any) -> str | None:
 
 def _without_values(args: Any) -> list[str]:
     """Arguments by name: a password may be the value of any."""
-    return [str(argument).partition("=")[0] for argument in args]
+    if isinstance(args, dict | Namespace):
+        return list(args.keys())
+    return [str(argument).partition("=")[0] for argument in args if str(argument).startswith("-")]

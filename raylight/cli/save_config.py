@@ -12,7 +12,8 @@ from jsonargparse import Namespace
 
 from raylight.callbacks.base import Callback
 from raylight.checkpoint import storage
-from raylight.utilities.redaction import without_secrets
+from raylight.utilities.redaction import tell
+from raylight.utilities.secrets import redact
 
 if TYPE_CHECKING:
     from raylight.cli.arguments import LightningArgumentParser
@@ -117,9 +118,9 @@ class SaveConfigCallback(Callback):
 
 def _without_secrets(text: str) -> str:
     """A configuration in YAML; without secrets in it as it was."""
-    config = yaml.safe_load(text)
-    clean = without_secrets(config)
-    return text if clean is config else yaml.safe_dump(clean, sort_keys=False)
+    clean, found = redact(yaml.safe_load(text))
+    tell(found, "A run from that file needs them on its command line.")
+    return yaml.safe_dump(clean, sort_keys=False) if found else text
 
 
 def _namespace(value: Any) -> Any:

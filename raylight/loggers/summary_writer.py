@@ -30,6 +30,4 @@ class Writer(SummaryWriter):
         global_step: int | None = None,
     ) -> None:
         folder = None if run_name is None else below(run_name)
-        super().add_hparams(
-            without_secrets(hparam_dict), metric_dict, hparam_domain_discrete, folder, global_step
-        )  # fmt: skip
+        super().add_hparams(without_secrets(hparam_dict), metric_dict, hparam_domain_discrete, folder, global_step)

@@ -15,7 +15,8 @@ from raylight.sweeps.encoding import decode, encode
 from raylight.tuner.reporter import CHECKPOINT_NAME
 from raylight.tuner.study import failure_in, lost
 from raylight.utilities.exceptions import MisconfigurationException
-from raylight.utilities.redaction import without_secrets
+from raylight.utilities.redaction import tell
+from raylight.utilities.secrets import redact
 
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
@@ -195,7 +196,9 @@ def _verify_below(name: str, parts: int) -> None:
 
 
 def _write(path: str, content: dict[str, Any]) -> None:
-    text = json.dumps(without_secrets(content), indent=1).encode()
+    clean, found = redact(content)
+    tell({name.rpartition(".")[2] for name in found}, "Give them again to `sweep.resume`.")
+    text = json.dumps(clean, indent=1).encode()
 
     def write(file: BinaryIO) -> None:
         file.write(text)

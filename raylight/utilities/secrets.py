@@ -13,6 +13,7 @@ import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 REDACTED = "<redacted>"
@@ -57,10 +58,13 @@ def is_secret_name(name: str) -> bool:
 def secrets_of_environment() -> dict[str, str]:
     """Value -> name of each variable that holds a secret."""
     return {
-        value: name
-        for name in os.environ
-        if (_VARIABLE.search(name) or is_secret_name(name)) and _is_long(value := os.environ.get(name, ""))
+        value: name for name in os.environ if _is_secret_variable(name) and _is_long(value := os.environ.get(name, ""))
     }
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_secret_variable(name: str) -> bool:
+    return _VARIABLE.search(name) is not None or is_secret_name(name)
 
 
 def _is_long(value: str) -> bool:
@@ -115,7 +119,7 @@ class _Walk:
     def copy(self, value: Any, path: str, is_secret: bool) -> Any:
         if isinstance(value, str):
             return self._copy_text(value, path, is_secret)
-        parts = named_parts(value)
+        parts = vars(value) if isinstance(value, SimpleNamespace) else named_parts(value)
         if parts is None and not isinstance(value, list | tuple | set | frozenset):
             return value
         seen = id(value), is_secret

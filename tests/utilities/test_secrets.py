@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raylight.utilities import redaction
-from raylight.utilities.rank_zero import WarningCache, rank_zero_info, rank_zero_warn
+from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from raylight.utilities.secrets import (
     REDACTED,
     is_secret_name,
@@ -130,7 +130,7 @@ def test_messages_hold_none(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
 
 
 def test_one_warning_names_them_without_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_warned", WarningCache())
+    monkeypatch.setattr(redaction, "_told", set())
     monkeypatch.setenv("MY_SERVICE_TOKEN", SECRET)
     config = {"db": {"password": "planted"}, "url": SECRET}
     with pytest.warns(
