@@ -19,7 +19,7 @@ EVIL = [
     "../../evil",
     "../evil",
     "..",
-    "/abs/evil",
+    "/tmp/evil-of-raylight",
     "a/../../evil",
     "a\\..\\..\\evil",
     "\\evil",
@@ -94,7 +94,7 @@ def test_names_of_metrics(insert: bool, tmp_path: Path) -> None:
             logger=[TensorBoardLogger(run), CSVLogger(run, name="csv")],
         )  # fmt: skip
     assert outside(tmp_path, run) == []
-    assert not Path("/abs").exists()
+    assert not Path("/tmp/evil-of-raylight").exists()
     (saved,) = (run / "ckpt").iterdir()
     assert str(saved) == saving.best_model_path
     assert saved.name.startswith(".._.._evil=" if insert else "")
@@ -104,7 +104,7 @@ def test_names_of_metrics(insert: bool, tmp_path: Path) -> None:
 def test_scripts_go_on_as_they_did(tmp_path: Path) -> None:
     run = tmp_path / "run"
     saving = ModelCheckpoint(run / ".." / "elsewhere", filename="sub/{epoch}-{val/loss:.0f}")
-    fit(run, Model(["val/loss"]), saving, logger=CSVLogger(run, name="group/name", version="v/1"))
+    fit(run, Model(["val/loss"]), saving, logger=CSVLogger(run, name=Path("group/name"), version="v/1"))  # type: ignore[arg-type]
     (saved,) = (tmp_path / "elsewhere" / "sub").rglob("*.ckpt")
     assert str(saved.relative_to(tmp_path)).startswith("elsewhere/sub/epoch=0-val/loss=")
     assert (run / "group" / "name" / "v" / "1" / "metrics.csv").is_file()
@@ -140,7 +140,9 @@ class Named(Logger):
     log_hyperparams = log_metrics
 
 
-@pytest.mark.parametrize(("name", "version"), [("../../evil", "1"), ("fine", "/abs/evil"), ("a\\..\\..\\b", "")])
+@pytest.mark.parametrize(
+    ("name", "version"), [("../../evil", "1"), ("fine", "/tmp/evil-of-raylight"), ("a\\..\\..\\b", "")]
+)
 def test_names_of_other_loggers(name: str, version: str, tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match="Named's name and version"):
         fit(tmp_path / "run", Model(["loss"]), logger=Named(name, version))

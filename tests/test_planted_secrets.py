@@ -283,3 +283,21 @@ def test_the_files_of_a_sweep_and_what_it_says(tmp_path: Path, said: Any) -> Non
     loaded = SweepRecord.load(str(tmp_path)).trials[trial.name]
     assert loaded.params["lr"] == 0.1
     assert isinstance(loaded.params["api_key"], NotKept)
+
+
+def test_a_sweep_is_resumed_with_them_given_again(tmp_path: Path) -> None:
+    space = {"model.api_key": NAMED["api_key"], "lr": 0.1}
+    record = SweepRecord(
+        str(tmp_path), "loss", "min", {"model": {"$opaque": "a model"}, "datamodule": None, "space": space}
+    )
+    record.add(dict(space))
+    with pytest.warns(UserWarning, match="in place of 'api_key'.*Give them again to `sweep.resume`"):
+        record.save()
+    with pytest.raises(
+        MisconfigurationException, match=r"give space= again \(it is a secret.*trial_0000 cannot be run"
+    ):
+        pl.sweep.resume(tmp_path)
+    with pytest.raises(MisconfigurationException) as raised:
+        pl.sweep.resume(tmp_path, space=space)
+    assert "give model= again" in str(raised.value)
+    assert "secret" not in str(raised.value)

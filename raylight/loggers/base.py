@@ -198,7 +198,7 @@ class LocalLogger(Logger):
                 f"{type(self).__name__}(save_dir={self._save_dir!r}): remote log directories are not supported yet. "
                 "Give the path of a local directory."
             )
-        self._name = verify_below(name or "", f"{type(self).__name__}(name=...)")
+        self._name = verify_below(os.fspath(name or ""), f"{type(self).__name__}(name=...)")
         if isinstance(version, str):
             verify_below(version, f"{type(self).__name__}(version=...)")
         self._version = version
