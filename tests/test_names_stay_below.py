@@ -85,7 +85,7 @@ def outside(folder: Path, run: Path) -> list[Path]:
 def test_names_of_metrics(insert: bool, tmp_path: Path) -> None:
     run = tmp_path / "a" / "b" / "run"
     run.mkdir(parents=True)
-    template = "-".join(f"{{{name}}}" for name in EVIL if ":" not in name)
+    template = "-".join(f"{{{name}:.0f}}" for name in EVIL if ":" not in name)
     saving = ModelCheckpoint(run / "ckpt", filename=template, auto_insert_metric_name=insert, monitor="../../evil")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

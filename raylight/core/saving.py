@@ -177,5 +177,4 @@ def _as_mapping(hparams: Any) -> Mapping[str, Any]:
         hparams = vars(hparams)
     if not isinstance(hparams, Mapping):
         raise TypeError(f"hparams must be dictionary, or a Namespace, not {type(hparams).__name__}.")
-    written: Mapping[str, Any] = without_secrets(hparams)
-    return written
+    return without_secrets(hparams)

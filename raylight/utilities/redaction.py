@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TypeVar
 
 from raylight.utilities import secrets
 from raylight.utilities.rank_zero import rank_zero_warn
 
+T = TypeVar("T")
 _told: set[str] = set()
 """What has been warned of in this process."""
 
 
-def without_secrets(hparams: Any) -> Any:
+def without_secrets(hparams: T) -> T:
     """Hyperparameters as ``secrets.redact`` makes them; what was redacted is named in a warning."""
+    clean: T
     clean, found = secrets.redact(hparams)
     ignored = sorted({name.partition(".")[0] for name in found if not name.startswith("$")})
     tell(

@@ -141,7 +141,7 @@ class _Walk:
         return kind(self.copy(each, path, is_secret) for each in value)
 
     def _copy_text(self, text: str, path: str, is_secret: bool) -> str:
-        if is_secret and text and not _is_marked(text):
+        if is_secret and text not in ("", REDACTED) and not (path.lower().endswith("token") and _is_marked(text)):
             self.found.append(path)
             return REDACTED
         if not self._secrets:
@@ -153,7 +153,7 @@ class _Walk:
 
 
 def _is_marked(text: str) -> bool:
-    """Such as "[CLS]", "</s>" or ``REDACTED`` itself."""
+    """Such as "[CLS]" or "</s>": a token of a text."""
     return (text[0], text[-1]) in (("[", "]"), ("<", ">"))
 
 

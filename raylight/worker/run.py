@@ -772,7 +772,7 @@ def merged_hparams(model: Any, datamodule: Any) -> dict[str, Any] | None:
                     "LightningDataModule's hparams but have different values."
                 )
             merged[name] = value
-    return without_secrets(merged)  # type: ignore[no-any-return]
+    return without_secrets(merged)
 
 
 def _differ(left: Any, right: Any) -> bool:

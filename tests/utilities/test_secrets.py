@@ -59,7 +59,7 @@ class Database:
 def test_by_name_only_texts_are_redacted() -> None:
     config = {
         "api_key": "sk-1", "password": 12345678, "token": None, "secret": True, "pad_token": "[PAD]", "lr": 0.1,
-        "cls": {"token": "[CLS]"}, "db": Database("host", "pw"), "options": Namespace(hf_token="hf-1", depth=3),
+        "cls": {"token": "[CLS]"}, "db": Database("host", "<pw>"), "options": Namespace(hf_token="hf-1", depth=3),
         "credentials": {"user": "me", "keys": ["a", "b"]}, "layers": [{"secret": ("x", 1)}],
     }  # fmt: skip
     clean, found = redact(config)
