@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from raylight.callbacks.checkpoint_naming import pattern_of
 from raylight.checkpoint import storage
+from raylight.checkpoint.names import verify_below
 
 if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
@@ -28,7 +29,8 @@ def default_dirpath(trainer: TrainerView) -> str:
     logger = trainer.loggers[0]
     save_dir = trainer.default_root_dir if logger.save_dir is None else logger.save_dir
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return storage.join(save_dir, str(logger.name), version, "checkpoints")
+    parts = [verify_below(part, f"{type(logger).__name__}'s name and version") for part in (str(logger.name), version)]
+    return storage.join(save_dir, *parts, "checkpoints")
 
 
 def has_files(folder: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from raylight.checkpoint import migrate
+from raylight.utilities import secrets
 
 _LIGHTNINGS_KEYS = {
     "epoch",
@@ -30,12 +31,12 @@ _MOST_ITEMS = 20
 
 
 def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, counters, hyperparameters, states in short, and the sizes of the weights by top module.
+    """Versions, counters, hyperparameters, states in short, and the sizes of the weights by top module; no secrets.
 
     Args:
         checkpoint: As read; anything may be missing from it, or be of an unexpected type.
     """
-    return {
+    described = {
         "lightning_version": short(checkpoint.get(migrate.VERSION_KEY)),
         "legacy_version": short(checkpoint.get(migrate.LEGACY_VERSION_KEY)),
         "epoch": short(checkpoint.get("epoch")),
@@ -51,6 +52,8 @@ def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
         "raylight": short(checkpoint.get("raylight")),
         "added": sorted(str(key) for key in checkpoint if key not in _LIGHTNINGS_KEYS | {"raylight"}),
     }
+    clean: dict[str, Any] = secrets.redact(described)[0]
+    return clean
 
 
 def short(value: Any, depth: int = 3) -> Any:
@@ -58,6 +61,7 @@ def short(value: Any, depth: int = 3) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
+        value = secrets.redact_text(value)  # before a part of it is cut off
         return value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}..."
     if isinstance(value, torch.Tensor):
         return value.item() if value.numel() == 1 and value.device.type != "meta" else _tensor(value)

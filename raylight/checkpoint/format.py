@@ -38,6 +38,7 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from raylight.checkpoint import harmless, storage
+from raylight.utilities import secrets
 from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError
 from raylight.utilities.rank_zero import rank_zero_warn
 
@@ -123,7 +124,8 @@ def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
     Paths become strings; namespaces, dataclasses and mappings such as AttributeDict become dicts; numpy scalars become
     numbers, arrays tensors; enums their value; sets and deques lists; named tuples tuples. OrderedDict, Counter stay.
-    What has no plain form is replaced by its ``repr``, and one warning names all such places.
+    What has no plain form is replaced by its ``repr``, and one warning names all such places. Values of secrets in the
+    environment are redacted, but for names: a weight may be called like one.
     """
     converter = _PlainConverter()
     plain: dict[str, Any] = converter.convert(checkpoint, "")
@@ -132,6 +134,11 @@ def to_plain(checkpoint: dict[str, Any]) -> dict[str, Any]:
             f"The checkpoint keeps only the text of {', '.join(converter.replaced)}: loading such an object would need "
             "to run code. Leave hyperparameters of this kind out with `save_hyperparameters(ignore=[...])` and pass "
             "them to `load_from_checkpoint`; keep other state as tensors, numbers, strings, lists and dicts."
+        )
+    if converter.redacted:
+        rank_zero_warn(
+            f"The checkpoint holds {secrets.REDACTED!r} in place of secrets of the environment, in "
+            f"{', '.join(converter.redacted)}: leave them out of what is saved, and read them from the environment."
         )
     return plain
 
@@ -147,9 +154,13 @@ class _PlainConverter:
 
     def __init__(self) -> None:
         self.replaced: list[str] = []  # "key.path (type)" of what became its repr
+        self.redacted: list[str] = []  # key paths of texts that held a secret
+        self._clean = secrets.cleaner()
         self._ancestors: set[int] = set()  # ids of the containers around the current value
 
     def convert(self, value: Any, key_path: str) -> Any:
+        if isinstance(value, str):
+            return self._convert_text(value, key_path)
         if value is None or type(value) in _PLAIN_TYPES:
             return value
         if isinstance(value, torch.Tensor):
@@ -157,7 +168,7 @@ class _PlainConverter:
         if isinstance(value, Enum):
             return self.convert(value.value, key_path)
         if isinstance(value, PurePath):
-            return str(value)
+            return self._convert_text(str(value), key_path)
         if isinstance(value, np.ndarray):
             return self._convert_array(value, key_path)
         if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):
@@ -166,9 +177,14 @@ class _PlainConverter:
             return int(value)
         if isinstance(value, float):
             return float(value)
-        if isinstance(value, str):  # a subclass, which code would have to restore
-            return str.__str__(value)
         return self._convert_container(value, key_path)
+
+    def _convert_text(self, text: str, key_path: str) -> str:
+        text = str.__str__(text)  # a subclass would have to be restored by code
+        cleaned = self._clean(text)
+        if cleaned != text:
+            self.redacted.append(key_path)
+        return cleaned
 
     def _convert_container(self, value: Any, key_path: str) -> Any:
         if id(value) in self._ancestors:
@@ -197,7 +213,7 @@ class _PlainConverter:
         converted = {}
         for key, value in items:
             item_path = f"{key_path}.{key}" if key_path else str(key)
-            plain_key = self.convert(key, f"{item_path} (key)")
+            plain_key = str.__str__(key) if isinstance(key, str) else self.convert(key, f"{item_path} (key)")
             converted[plain_key if isinstance(plain_key, Hashable) else repr(key)] = self.convert(value, item_path)
         return converted
 
@@ -216,7 +232,7 @@ class _PlainConverter:
 
     def _replace(self, value: Any, key_path: str) -> str:
         self.replaced.append(f"{key_path} ({type(value).__qualname__})")
-        return repr(value)
+        return self._clean(repr(value))
 
 
 def _plain_tensor(tensor: Any) -> Any:

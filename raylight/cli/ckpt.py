@@ -13,6 +13,8 @@ from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import migrate, storage
 from raylight.checkpoint.describe import describe
 from raylight.utilities.exceptions import CheckpointError, MisconfigurationException, RaylightError
+from raylight.utilities.redaction import without_secrets
+from raylight.utilities.secrets import redact_text
 
 BAD_INPUT = 2
 """Exit status where a file cannot be used; as argparse's for a wrong argument."""
@@ -147,6 +149,9 @@ def upgrade_one(path: str, target: str) -> str:
         _keep_original(path)
     elif storage.exists(target):
         raise MisconfigurationException(f"{target} exists and was not overwritten: give another --output.")
+    for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+        if key in checkpoint:
+            checkpoint[key] = without_secrets(checkpoint[key])
     checkpoint_format.save(checkpoint, target)
     what = f"changes of {', '.join(applied)}" if applied else "the version alone" if was_plain else "plain types"
     return f"{path}: {_shown(before)} -> {_shown(after)} ({what}), written to {target}"
@@ -175,5 +180,5 @@ def _keep_original(path: str) -> None:
 
 
 def _complain(error: Exception) -> int:
-    print(f"raylight ckpt: {_shown(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"raylight ckpt: {_shown(redact_text(' '.join(str(error).split())))}", file=sys.stderr)
     return BAD_INPUT

@@ -49,6 +49,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.import_policy import ImportPolicy
 from raylight.utilities.old_arguments import CLI_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.secrets import paths_of_redacted
 from raylight.utilities.seed import seed_everything
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # isort: skip  after the check
@@ -290,7 +291,7 @@ class LightningCLI:
             rank_zero_warn(
                 "LightningCLI's args parameter is intended to run from within Python like if it were from the command "
                 "line. To prevent mistakes it is not recommended to provide both args and command line arguments, got: "
-                f"sys.argv[1:]={sys.argv[1:]}, args={args}."
+                f"sys.argv[1:]={_without_values(sys.argv[1:])}, args={_without_values(args)}."
             )
         if isinstance(args, dict | Namespace):
             self.config = parser.parse_object(args)
@@ -306,6 +307,7 @@ class LightningCLI:
             return
         hparams = dict(checkpoint_format.load(ckpt_path, "cpu").get("hyper_parameters") or {})
         hparams.pop("_instantiator", None)
+        hparams = {name: value for name, value in hparams.items() if not paths_of_redacted(value)}
         if not hparams:
             return
         if "_class_path" in hparams:
@@ -537,3 +539,10 @@ def _set_nested(data: dict[str, Any], key: str, value: Any) -> None:
 
 def _first_line(method: Any) -> str | None:
     return (inspect.getdoc(method) or "").partition("\n")[0] or None
+
+
+def _without_values(args: Any) -> list[str]:
+    """Arguments by name: a password may be the value of any."""
+    if isinstance(args, dict | Namespace):
+        return list(args.keys())
+    return [str(argument).partition("=")[0] for argument in args if str(argument).startswith("-")]

@@ -12,6 +12,8 @@ from jsonargparse import Namespace
 
 from raylight.callbacks.base import Callback
 from raylight.checkpoint import storage
+from raylight.utilities.redaction import tell
+from raylight.utilities.secrets import redact
 
 if TYPE_CHECKING:
     from raylight.cli.arguments import LightningArgumentParser
@@ -103,7 +105,7 @@ class SaveConfigCallback(Callback):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, self.config_filename)
             self.parser.save(self.config, path, skip_unset=False, multifile=self.multifile)
-            return {file.name: file.read_text() for file in sorted(Path(folder).iterdir())}
+            return {file.name: _without_secrets(file.read_text()) for file in sorted(Path(folder).iterdir())}
 
     def __getstate__(self) -> dict[str, Any]:
         # Names of the user's script mean nothing in a worker: what is written there is made here, and the config that
@@ -112,6 +114,13 @@ class SaveConfigCallback(Callback):
             return dict(self.__dict__)
         plain = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml"))
         return {**self.__dict__, "_files": self._render(), "config": _namespace(plain)}
+
+
+def _without_secrets(text: str) -> str:
+    """A configuration in YAML; without secrets in it as it was."""
+    clean, found = redact(yaml.safe_load(text))
+    tell(found, "A run from that file needs them on its command line.")
+    return yaml.safe_dump(clean, sort_keys=False) if found else text
 
 
 def _namespace(value: Any) -> Any:

@@ -17,6 +17,7 @@ from raylight.cli.capture import Captured, FitCall, capturing, maker_of
 from raylight.cli.run import load_script
 from raylight.utilities import aliases
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.secrets import redact
 
 USAGE = "raylight sweep script.py --set NAME=DISTRIBUTION [--set ...] [option ...] [-- script's argument ...]"
 BAD_INPUT = 2
@@ -133,7 +134,7 @@ def _search(call: FitCall, options: argparse.Namespace, space: dict[str, Any]) -
     else:
         result = resume(options.resume, **_recipe(call))
     if any(trial.best is not None for trial in result.trials):
-        best = ", ".join(f"{name}={value}" for name, value in result.best_params.items())
+        best = ", ".join(f"{name}={value}" for name, value in redact(result.best_params)[0].items())
         print(f"best: {result.metric}={result.best_value:.6g} with {best}\ncheckpoint: {result.best_checkpoint}")
     if options.plot is not None:
         result.plot().savefig(options.plot)

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from raylight.config.flags import TrainerConfig
+from raylight.utilities.secrets import redact, redact_text
 
 if TYPE_CHECKING:
     from raylight.config.accelerators import Placement
@@ -169,6 +170,9 @@ class Text:
 
     text: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", redact_text(self.text))
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -188,6 +192,10 @@ class LoggerCall:
     """Attribute names from the logger to the method, such as ("experiment", "add_image")."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "args", redact(self.args)[0])
+        object.__setattr__(self, "kwargs", redact(self.kwargs)[0])
 
 
 @dataclass(frozen=True)
@@ -224,6 +232,9 @@ class Incident:
     """Optimizer steps done, where training went on: 0 from the beginning."""
     seconds: float
     """From when the driver knew until training went on."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "what", redact_text(self.what))
 
 
 Record = Text | Metrics | LoggerCall | Report

@@ -21,6 +21,7 @@ from raylight.core.saving import load_hparams_file
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.parsing import AttributeDict, collect_init_args
 from raylight.utilities.rank_zero import rank_zero_deprecation, rank_zero_warn
+from raylight.utilities.secrets import REDACTED, paths_of_redacted
 
 PAST_HPARAMS_KEYS = ("hparams", "module_arguments")
 """Where Lightning 0.7 kept a module's hyperparameters."""
@@ -237,6 +238,8 @@ def make_again(
 ) -> Made:
     """A ``cls`` made with the hyperparameters of a checkpoint; arguments and errors as for ``load_init_kwargs``.
 
+    Raises MisconfigurationException, too, where one that ``__init__`` needs is a secret, which no checkpoint holds.
+
     Those that LightningCLI saved are a configuration, in which classes stand by name.
     """
     stored = _stored_hparams(cls, checkpoint, hparams_file)
@@ -244,7 +247,7 @@ def make_again(
         return cls(**load_init_kwargs(cls, checkpoint, hparams_file, overrides))
     named = verify_origin(cls, stored)
     if "_class_path" in stored:
-        config = {**stored, **overrides}
+        config = _without_redacted(named, {**stored, **overrides})
     else:
         config = load_init_kwargs(cls, checkpoint, hparams_file, overrides)
     with given_hyperparameters(named, {**config, "_instantiator": INSTANTIATOR}):  # it can be saved again
@@ -280,7 +283,7 @@ def load_init_kwargs(
 
     as_argument = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_NAME)
     if as_argument in names:
-        stored.update(overrides)
+        stored = AttributeDict(_without_redacted(None, {**stored, **overrides}))
         return {as_argument: stored, **{key: value for key, value in overrides.items() if key in names or takes_any}}
     arguments = {**stored, **overrides}
     unknown = [] if takes_any else [key for key in overrides if key not in names]
@@ -289,7 +292,31 @@ def load_init_kwargs(
             f"{cls.__name__}.__init__ takes no {', '.join(map(repr, unknown))}, which is left out; its arguments are "
             f"{', '.join(map(repr, names)) or 'none'}."
         )
-    return {key: value for key, value in arguments.items() if takes_any or key in names}
+    return _without_redacted(cls, {key: value for key, value in arguments.items() if takes_any or key in names})
+
+
+def _without_redacted(cls: type | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """``arguments`` but for secrets, of which only ``REDACTED`` is left, that have a default in ``cls.__init__``.
+
+    Raises:
+        MisconfigurationException: There are others.
+    """
+    parameters = inspect.signature(cls.__init__).parameters if cls is not None else {}  # type: ignore[misc]
+    with_default = {each.name for each in parameters.values() if each.default is not each.empty}
+    left_out = {name for name in with_default if arguments.get(name) == REDACTED}
+    kept = {name: value for name, value in arguments.items() if name not in left_out}
+    if needed := [name for name, value in kept.items() if paths_of_redacted(value)]:
+        where = [path for name in needed for path in paths_of_redacted(kept[name], name)]
+        raise MisconfigurationException(
+            f"The hyperparameters {', '.join(map(repr, where))} are secrets, and stand in no checkpoint. Give them: "
+            f"load_from_checkpoint(path, {', '.join(f'{name}=...' for name in needed)})."
+        )
+    if left_out:
+        rank_zero_warn(
+            f"The hyperparameters {', '.join(map(repr, sorted(left_out)))} are secrets, and stand in no checkpoint: "
+            "the defaults of `__init__` are taken. Give others to `load_from_checkpoint`."
+        )
+    return kept
 
 
 def _stored_hparams(

@@ -14,6 +14,7 @@ from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.redaction import without_secrets
 
 
 def load_hparams_from_yaml(config_yaml: storage.PathOrURI, use_omegaconf: bool = True) -> dict[str, Any]:
@@ -171,8 +172,9 @@ def _check_folder(path: storage.PathOrURI) -> None:
 
 
 def _as_mapping(hparams: Any) -> Mapping[str, Any]:
+    """Without secrets."""
     if isinstance(hparams, Namespace):
-        return vars(hparams)
+        hparams = vars(hparams)
     if not isinstance(hparams, Mapping):
         raise TypeError(f"hparams must be dictionary, or a Namespace, not {type(hparams).__name__}.")
-    return hparams
+    return without_secrets(hparams)

@@ -12,7 +12,6 @@ import re
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,9 +20,12 @@ import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
+from raylight.checkpoint.names import verify_below
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank, rank_zero_warn
+from raylight.utilities.redaction import without_secrets
+from raylight.utilities.secrets import named_parts, redact_text
 
 if TYPE_CHECKING:
     from raylight.callbacks.checkpoint import ModelCheckpoint
@@ -181,7 +183,7 @@ class LocalLogger(Logger):
         prefix: Stands before every metric's name, with a "-" between them.
 
     Raises:
-        MisconfigurationException: ``save_dir`` is a URI.
+        MisconfigurationException: ``save_dir`` is a URI, or ``name`` or ``version`` would leave it.
     """
 
     LOGGER_JOIN_CHAR = "-"
@@ -196,7 +198,9 @@ class LocalLogger(Logger):
                 f"{type(self).__name__}(save_dir={self._save_dir!r}): remote log directories are not supported yet. "
                 "Give the path of a local directory."
             )
-        self._name = name or ""
+        self._name = verify_below(os.fspath(name or ""), f"{type(self).__name__}(name=...)")
+        if isinstance(version, str):
+            verify_below(version, f"{type(self).__name__}(version=...)")
         self._version = version
         self._prefix = prefix
 
@@ -258,15 +262,15 @@ def scalar(value: Any) -> Any:
 
 
 def convert_params(params: Mapping[str, Any] | Namespace | None) -> dict[str, Any]:
-    """Hyperparameters, however they were given, as a new dict; None gives an empty one."""
+    """Hyperparameters, however they were given, as a new dict without secrets; None gives an empty one."""
     if params is None:
         return {}
-    mapping = _as_mapping(params)
+    mapping = named_parts(params)
     if mapping is None:
         raise MisconfigurationException(
             f"Hyperparameters must be a dict, a Namespace or a dataclass, not {type(params).__name__}."
         )
-    return dict(mapping)
+    return dict(without_secrets(mapping))
 
 
 def flatten_params(params: Mapping[Any, Any], parent_key: str = "") -> dict[str, Any]:
@@ -279,7 +283,7 @@ def flatten_params(params: Mapping[Any, Any], parent_key: str = "") -> dict[str,
         path = f"{parent_key}/{key}" if parent_key else str(key)
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             value = dict(enumerate(value))
-        mapping = _as_mapping(value)
+        mapping = named_parts(value)
         if mapping is None:
             flat[path] = value
         else:
@@ -294,7 +298,7 @@ def sanitize_params(params: Mapping[str, Any]) -> dict[str, bool | int | float |
 
 def _number_or_text(value: Any) -> bool | int | float | str:
     value = _number(value)
-    return value if type(value) in (bool, int, float, str) else str(value)
+    return value if type(value) in (bool, int, float, str) else redact_text(str(value))
 
 
 def _number(value: Any) -> Any:
@@ -302,17 +306,6 @@ def _number(value: Any) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.numel() == 1):
         return value.item()
     return value
-
-
-def _as_mapping(value: Any) -> Mapping[Any, Any] | None:
-    """``value`` as a mapping if it has named parts, else None."""
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, Namespace):
-        return vars(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    return None
 
 
 def save_hparams_to_yaml(path: str, hparams: Mapping[str, Any]) -> None:
@@ -324,7 +317,7 @@ def save_hparams_to_yaml(path: str, hparams: Mapping[str, Any]) -> None:
     import yaml
 
     copier = _PlainCopier()
-    text = yaml.safe_dump(copier.copy(hparams, ""))
+    text = yaml.safe_dump(copier.copy(without_secrets(hparams), ""))
     with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(text)
     if copier.as_text:
@@ -353,7 +346,7 @@ class _PlainCopier:
             return value
         if id(value) in self._copies:
             return self._copies[id(value)][1]
-        if (mapping := _as_mapping(value)) is not None:
+        if (mapping := named_parts(value)) is not None:
             return self._copy_mapping(value, mapping, path)
         if isinstance(value, (set, frozenset)):
             return self._keep(value, {self._copy_key(item, path) for item in value})
@@ -362,7 +355,7 @@ class _PlainCopier:
             items.extend(self.copy(item, f"{path}/{index}") for index, item in enumerate(value))
             return items
         self.as_text.append(path)
-        return str(value)
+        return redact_text(str(value))
 
     def _copy_mapping(self, original: Any, mapping: Mapping[Any, Any], path: str) -> dict[Any, Any]:
         result: dict[Any, Any] = self._keep(original, {})

@@ -96,7 +96,8 @@ class CSVLogger(LocalLogger):
         flush_logs_every_n_steps: The file is written when step + 1 is a multiple of this, and at the end.
 
     Raises:
-        MisconfigurationException: ``save_dir`` is a URI, or ``flush_logs_every_n_steps`` is less than 1.
+        MisconfigurationException: ``save_dir`` is a URI, ``flush_logs_every_n_steps`` is less than 1, or ``name`` or
+            ``version`` would leave ``save_dir``.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from raylight.loggers.base import convert_params, flatten_params, prefixed, rank
 from raylight.loggers.uploads import CheckpointUploads
 from raylight.utilities.extras import import_extra
 from raylight.utilities.rank_zero import log, rank_zero_warn
+from raylight.utilities.secrets import redact_text
 
 if TYPE_CHECKING:
     from raylight.callbacks.checkpoint import ModelCheckpoint
@@ -160,7 +161,7 @@ class MLFlowLogger(CheckpointUploads):
         from mlflow.entities import Param
 
         flat = flatten_params(convert_params(params))
-        entities = [Param(key=name, value=str(value)[:LONGEST_PARAM]) for name, value in flat.items()]
+        entities = [Param(key=name, value=redact_text(str(value))[:LONGEST_PARAM]) for name, value in flat.items()]
         for start in range(0, len(entities), MOST_PARAMS):
             batch = entities[start : start + MOST_PARAMS]
             self.experiment.log_batch(run_id=self.run_id, params=batch, **self._log_batch_kwargs)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from raylight.checkpoint.names import verify_below
 from raylight.core.export import readable_by_torchscript
 from raylight.loggers.base import (
     LocalLogger,
@@ -51,7 +52,8 @@ class TensorBoardLogger(LocalLogger):
             its ``comment`` too, which says nothing where the directory is given.
 
     Raises:
-        MisconfigurationException: ``save_dir`` is a URI, or ``SummaryWriter`` has no such argument.
+        MisconfigurationException: ``save_dir`` is a URI, ``SummaryWriter`` has no such argument, or ``name``,
+            ``version`` or ``sub_dir`` would leave ``save_dir``.
 
     A pickled or copied logger opens its own event file, in the same directory, when it is used.
     """
@@ -75,7 +77,7 @@ class TensorBoardLogger(LocalLogger):
             )
         self._log_graph = log_graph
         self._default_hp_metric = default_hp_metric
-        self._sub_dir = None if sub_dir is None else os.fspath(sub_dir)
+        self._sub_dir = None if sub_dir is None else verify_below(os.fspath(sub_dir), "TensorBoardLogger(sub_dir=...)")
         self._kwargs = kwargs
         self._experiment: SummaryWriter | None = None
         self._rows: list[tuple[Any, int | None, float]] = []
@@ -98,9 +100,9 @@ class TensorBoardLogger(LocalLogger):
     def experiment(self) -> SummaryWriter:
         """The ``SummaryWriter``; its first use makes the directory and an event file."""
         if self._experiment is None:
-            from torch.utils.tensorboard import SummaryWriter
+            from raylight.loggers.summary_writer import Writer
 
-            self._experiment = SummaryWriter(log_dir=self.log_dir, **self._kwargs)
+            self._experiment = Writer(log_dir=self.log_dir, **self._kwargs)
         self._write_rows()
         return self._experiment
 

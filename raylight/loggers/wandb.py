@@ -16,6 +16,7 @@ from raylight.loggers.uploads import CheckpointUploads
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.extras import import_extra
 from raylight.utilities.rank_zero import rank_zero_warn
+from raylight.utilities.secrets import redact_text
 
 if TYPE_CHECKING:
     from wandb import Artifact, Run
@@ -307,5 +308,5 @@ def _as_json(value: Any) -> Any:
     try:
         json.dumps(value)
     except (TypeError, ValueError, OverflowError):
-        return str(value)
+        return redact_text(str(value))
     return value

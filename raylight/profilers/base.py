@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from raylight.checkpoint import storage
+from raylight.utilities.secrets import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Profiler(ABC):
 
     def describe(self) -> None:
         """Write, log or print the report; then let go of what recording needed."""
-        summary = self.summary()
+        summary = redact_text(self.summary())
         if self.filename and self.dirpath is not None:
             _append(storage.join(self.dirpath, self._prepare_filename()), summary)
         elif summary:

@@ -6,13 +6,14 @@ import functools
 import importlib
 import sys
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from raylight.sweeps.expressions import expression_of, parse
-from raylight.utilities.import_policy import ImportPolicy
+from raylight.utilities.import_policy import ImportPolicy, is_installed
+from raylight.utilities.secrets import REDACTED
 
 NAME, PARTIAL, DISTRIBUTION, TUPLE, OPAQUE = "$name", "$partial", "$distribution", "$tuple", "$opaque"
 
@@ -45,13 +46,18 @@ class NotKept:
     why: str
 
 
-def decode(value: Any) -> Any:
-    """What ``encode`` was given. Names are looked up among what is imported, or imported where that is allowed.
+_SECRET = NotKept("it is a secret, which the file does not hold")
 
-    What has not been kept, whose name is not there, or is not to be imported, is a ``NotKept``.
+
+def decode(value: Any) -> Any:
+    """What ``encode`` was given. Names are looked up among what is imported; modules of the user's are imported.
+
+    What has not been kept, whose name is not there, or is not to be imported, is a ``NotKept``. Nothing is called.
     """
     if isinstance(value, list):
         return [decode(each) for each in value]
+    if isinstance(value, str) and REDACTED in value:
+        return _SECRET
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
@@ -59,14 +65,10 @@ def decode(value: Any) -> Any:
         if kind == TUPLE:
             return tuple(decode(content))
         if kind == DISTRIBUTION:
-            return parse(content)
+            return _SECRET if REDACTED in content else parse(content)
         if kind == PARTIAL:
             function, arguments, keywords = map(decode, content)
-            return (
-                NotKept(function.why)
-                if isinstance(function, NotKept)
-                else functools.partial(function, *arguments, **keywords)
-            )
+            return function if isinstance(function, NotKept) else functools.partial(function, *arguments, **keywords)
         if kind == NAME:
             return _named(content)
         if kind == OPAQUE:
@@ -77,14 +79,28 @@ def decode(value: Any) -> Any:
 def _named(reference: str) -> Any:
     module, _, name = reference.partition(":")
     if module != "__main__":
-        if problem := ImportPolicy().problem(f"{module}.{name}"):
+        if problem := ImportPolicy(only_imported=is_installed(module)).problem(f"{module}.{name}"):
             return NotKept(f"{reference} may not be imported: {problem}")
         try:
             importlib.import_module(module)
         except ImportError as error:
             return NotKept(f"{reference} cannot be imported: {error}")
     found = _found(module, name)
-    return NotKept(f"{name} is not defined in {module}") if found is None else found
+    # Else "torch.hub:os.system" would be judged as a name of torch's.
+    is_its_own = isinstance(found, type | FunctionType) and (found.__module__, found.__qualname__) == (module, name)
+    return found if is_its_own else NotKept(f"{name} is not defined in {module}")
+
+
+def foreign_maker(maker: Any, kind: type) -> str | None:
+    """Why a decoded maker must not be called: it neither makes a ``kind`` nor is a function of the user's."""
+    function = maker.func if isinstance(maker, functools.partial) else maker
+    if function is None or isinstance(function, NotKept):
+        return None  # nothing is called, or ``missing_in`` tells
+    if isinstance(function, type) and issubclass(function, kind):
+        return None
+    if isinstance(function, FunctionType) and not is_installed(function.__module__):
+        return None
+    return f"{getattr(function, '__qualname__', function)!r} is neither a {kind.__name__} nor a function of your own"
 
 
 def missing_in(value: Any) -> list[str]:
@@ -101,5 +117,6 @@ def missing_in(value: Any) -> list[str]:
 def _found(module: str, name: str) -> Any:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        found = vars(found).get(part) if isinstance(found, ModuleType | type) else None  # runs no __getattr__
+        found = found.__func__ if isinstance(found, staticmethod) else found
     return found

@@ -17,7 +17,7 @@ from raylight.config.messages import DataSource
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.engine.portable import verify_portable
-from raylight.sweeps.encoding import decode, encode, missing_in
+from raylight.sweeps.encoding import decode, encode, foreign_maker, missing_in
 from raylight.sweeps.expressions import is_searched
 from raylight.sweeps.recipe import SETTLED, Recipe, Targets, verify_maker
 from raylight.sweeps.record import FAILED, OVER, Recorder, SweepRecord, TrialRecord
@@ -193,7 +193,12 @@ def resume(path: str | os.PathLike[str], **given: Any) -> SweepResult:
         raise MisconfigurationException(f"{', '.join(fixed)} cannot change: the trials so far were judged by it.")
     arguments = {**{name: decode(value) for name, value in record.asked.items()}, **given}
     problems = [f"give {name}= again ({why})" for name, value in arguments.items() for why in missing_in(value)]
+    for name, kind in (("model", LightningModule), ("datamodule", LightningDataModule)):
+        if name not in given and (why := foreign_maker(arguments[name], kind)):
+            problems.append(f"give {name}= again ({why})")
     for trial in record.trials.values():
+        constants = {name: value for name, value in arguments["space"].items() if not is_searched(value)}
+        trial.params.update({name: constants[name] for name in constants if missing_in(trial.params.get(name))})
         problems += [
             f"{trial.name} cannot be run: {why}" for why in missing_in(trial.params) if trial.status not in OVER
         ]

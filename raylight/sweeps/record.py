@@ -14,6 +14,9 @@ from raylight.checkpoint import storage
 from raylight.sweeps.encoding import decode, encode
 from raylight.tuner.reporter import CHECKPOINT_NAME
 from raylight.tuner.study import failure_in, lost
+from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.redaction import tell
+from raylight.utilities.secrets import redact
 
 WAITING, RUNNING, INTERRUPTED = "waiting", "running", "interrupted"
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
@@ -67,6 +70,9 @@ class TrialRecord:
             kind: None if values[kind] is None else Point(**{**values[kind], "params": decode(values[kind]["params"])})
             for kind in ("best", "last")
         }
+        for point in points.values():
+            if point is not None:
+                _verify_below(point.checkpoint, parts=3)  # trial, folder, file: the folder is moved and deleted
         return cls(**{**values, "params": decode(values["params"]), **points})
 
     def value(self, metric: str) -> float | None:
@@ -150,11 +156,15 @@ class SweepRecord:
             raise FileNotFoundError(f"{folder!r} is not the folder of a sweep: it has no {SWEEP_FILE}.")
         content = _read(path)
         record = cls(folder, content["metric"], content["mode"], content["asked"])
+        for name in content["planned"]:
+            _verify_below(name, parts=1)
         names = [name for name in storage.list_dir(folder) if storage.exists(storage.join(folder, name, TRIAL_FILE))]
         for name in sorted({*content["planned"], *names}):
             trial_file = storage.join(folder, name, TRIAL_FILE)
             if name in names:
-                record.trials[name] = TrialRecord.from_json(_read(trial_file))
+                record.trials[name] = trial = TrialRecord.from_json(_read(trial_file))
+                if trial.name != name:
+                    raise MisconfigurationException(f"{trial_file} is of a trial {trial.name!r}. Remove this file.")
             else:
                 record.trials[name] = TrialRecord(name, decode(content["planned"][name]))
         return record
@@ -173,8 +183,22 @@ class SweepRecord:
         return best
 
 
+def _verify_below(name: str, parts: int) -> None:
+    """A path from a file, which is written to or deleted, stays in the sweep's folder."""
+    try:
+        found = storage.safe_name(name).replace("\\", "/").split("/")
+    except ValueError as error:
+        raise MisconfigurationException(f"The record of the sweep was changed by somebody: {error}") from error
+    if len(found) != parts or not all(part.strip(".") for part in found):
+        raise MisconfigurationException(
+            f"The record of the sweep was changed by somebody: {name!r} does not have {parts} parts. Sweep anew."
+        )
+
+
 def _write(path: str, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1).encode()
+    clean, found = redact(content)
+    tell({name.rpartition(".")[2] for name in found}, "Give them again to `sweep.resume`.")
+    text = json.dumps(clean, indent=1).encode()
 
     def write(file: BinaryIO) -> None:
         file.write(text)

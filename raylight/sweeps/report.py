@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylight.sweeps.record import FAILED, OVER, RUNNING, STOPPED, SweepRecord, TrialRecord
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.secrets import redact, redact_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,8 +61,8 @@ class SweepDisplay:
         elif self._enabled and trial.status in OVER:
             done = sum(each.status in OVER for each in self._record.trials.values())
             value = trial.value(self._record.metric)
-            what = trial.error if trial.error is not None else f"{self._record.metric} {_number(value)}"
-            params = ", ".join(f"{name}={_number(each)}" for name, each in trial.params.items())
+            what = redact_text(trial.error) if trial.error is not None else f"{self._record.metric} {_number(value)}"
+            params = ", ".join(f"{name}={_number(each)}" for name, each in redact(trial.params)[0].items())
             print(f"[{done}/{self._total}] {trial.name} {trial.status}: {what} ({params})", flush=True)
 
 
@@ -98,8 +99,9 @@ def table(record: SweepRecord, rows: int | None = None, total: int | None = None
     for trial in trials:
         style = "bold green" if trial is best else STYLES.get(trial.status)
         shown.add_row(
-            trial.name, trial.status, *(_number(trial.params.get(name)) for name in names), str(len(trial.reports)),
-            _number(trial.value(record.metric)), *([trial.error or ""] if failed else []), style=style,
+            trial.name, trial.status, *(_number(redact(trial.params)[0].get(name)) for name in names),
+            str(len(trial.reports)), _number(trial.value(record.metric)),
+            *([redact_text(trial.error or "")] if failed else []), style=style,
         )  # fmt: skip
     return shown
 
@@ -151,7 +153,7 @@ def _shades(record: SweepRecord, trials: list[TrialRecord]) -> list[float]:
 
 def _draw_coordinates(axes: Any, record: SweepRecord, trials: list[TrialRecord], colors: list[Any]) -> None:
     names = [name for name in dict.fromkeys(n for t in trials for n in t.params) if _differ(trials, name)]
-    columns = [_Column([trial.params.get(name) for trial in trials]) for name in names]
+    columns = [_Column([redact(trial.params)[0].get(name) for trial in trials]) for name in names]
     columns.append(_Column([trial.value(record.metric) for trial in trials]))
     for row, color in enumerate(colors):
         axes.plot(range(len(columns)), [column.heights[row] for column in columns], color=color, alpha=0.8)

@@ -12,6 +12,7 @@ from raylight.sweeps.recipe import Recipe, Targets, make
 from raylight.sweeps.record import FAILED, SweepRecord, TrialRecord
 from raylight.trainer import Trainer
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.secrets import redact
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,11 @@ class SweepResult:
 
     def __repr__(self) -> str:
         best = self._record.best
-        found = f"best {self.metric}={self.best_value:.4g} with {self.best_params}" if best is not None else "no result"
+        found = (
+            f"best {self.metric}={self.best_value:.4g} with {redact(self.best_params)[0]}"
+            if best is not None
+            else "no result"
+        )
         return f"SweepResult({len(self.trials)} trials, {found}, path={self.path!r})"
 
     @property
@@ -140,7 +145,7 @@ class SweepResult:
                 for kind, point in (("best", trial.best), ("last", trial.last))
             }
             named = {"trial": trial.name, "state": trial.status}
-            rows.append({**named, **trial.params, **metrics, **paths, "error": trial.error})
+            rows.append({**named, **redact(trial.params)[0], **metrics, **paths, "error": trial.error})
         return pd.DataFrame(rows)
 
     def plot(self) -> Any:

@@ -63,6 +63,12 @@ class ImportPolicy:
         return f"{package!r} comes from {outside[0]}, which is neither an installed package nor in the script's folder"
 
 
+def is_installed(module: str) -> bool:
+    """Whether a module is of an installed package, of Python or of raylight, and not the user's."""
+    places = _places(module.partition(".")[0])
+    return module != "__main__" and all(any(_lies_in(place, each) for each in _installed_folders()) for place in places)
+
+
 @contextlib.contextmanager
 def enforced(policy: ImportPolicy) -> Iterator[None]:
     """Within this block jsonargparse imports nothing that ``policy`` refuses.
@@ -167,12 +173,17 @@ def _lies_in(place: Path, folder: Path) -> bool:
     return place.is_relative_to(folder) or place.resolve().is_relative_to(folder.resolve())
 
 
-def _trusted_folders() -> Iterator[Path]:
-    """Where packages are installed, this one, and the folder of the user's script."""
+def _installed_folders() -> Iterator[Path]:
+    """Where packages are installed, and this one."""
     folders = [*site.getsitepackages(), site.getusersitepackages()]
     folders += [path for name, path in sysconfig.get_paths().items() if name in PACKAGE_PATHS]
     yield from map(Path, folders)
     yield Path(__file__).absolute().parents[1]
+
+
+def _trusted_folders() -> Iterator[Path]:
+    """Where packages are installed, and the folder of the user's script."""
+    yield from _installed_folders()
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     if script is not None and len((folder := Path(script).absolute().parent).parts) > 1:  # "/" would be everything
         yield folder

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TextIO, TypeVar, overload
 
+from raylight.utilities.secrets import redact_text, redact_texts
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -94,26 +96,30 @@ def rank_zero_warn(message: str | Warning, stacklevel: int = 4, **kwargs: Any) -
         stacklevel: 4, counted as in Lightning: the line that calls this function; 5: that of its caller.
         kwargs: ``category`` and ``source`` of ``warnings.warn``.
     """
-    warnings.warn(message, stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
+    warnings.warn(_clean(message), stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
 
 
 @rank_zero_only
 def rank_zero_deprecation(message: str | Warning, stacklevel: int = 5, **kwargs: Any) -> None:
     """A notice that an old name still works, and what its new name is; ``stacklevel`` as above, but 5 and 6."""
     kwargs.setdefault("category", LightningDeprecationWarning)
-    warnings.warn(message, stacklevel=stacklevel - 1 - ONE_FRAME_LESS, **kwargs)
+    warnings.warn(_clean(message), stacklevel=stacklevel - 1 - ONE_FRAME_LESS, **kwargs)
+
+
+def _clean(message: str | Warning) -> str | Warning:
+    return redact_text(message) if isinstance(message, str) else message
 
 
 @rank_zero_only
 def rank_zero_info(*args: Any, stacklevel: int = 4, **kwargs: Any) -> None:
     """Log at INFO level under the logger "raylight" on rank 0; arguments as for ``logging.info``."""
-    log.info(*args, stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
+    log.info(*redact_texts(args), stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
 
 
 @rank_zero_only
 def rank_zero_debug(*args: Any, stacklevel: int = 4, **kwargs: Any) -> None:
     """Log at DEBUG level under the logger "raylight" on rank 0; arguments as for ``logging.debug``."""
-    log.debug(*args, stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
+    log.debug(*redact_texts(args), stacklevel=stacklevel - ONE_FRAME_LESS, **kwargs)
 
 
 def rank_prefixed_message(message: str, rank: int | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from raylight.utilities.aliases import lazy_names
+from raylight.utilities.exceptions import CheckpointError
 from raylight.utilities.rank_zero import log, rank, rank_zero_warn
 
 MAX_SEED = 2**32 - 1
@@ -21,6 +22,7 @@ SEED_VARIABLE = "PL_GLOBAL_SEED"
 SEED_WORKERS_VARIABLE = "PL_SEED_WORKERS"
 _PACKED = "<i?diid"
 _MERSENNE_WORDS = 624
+_NO_RANDOM_NUMBERS = "The states of random numbers in the checkpoint are damaged. Load an older checkpoint."
 
 
 def seed_everything(seed: int | None = None, workers: bool = False, verbose: bool = True) -> int:
@@ -126,14 +128,25 @@ def packed_rng_state() -> bytes:
 
 
 def set_packed_rng_state(state: bytes) -> None:
-    """Put back what ``packed_rng_state`` gave."""
+    """Put back what ``packed_rng_state`` gave.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
     begin = struct.calcsize(_PACKED)
+    if not isinstance(state, bytes) or len(state) != len(packed_rng_state()):
+        raise CheckpointError(_NO_RANDOM_NUMBERS)
     version, has_python_gauss, gauss, position, has_gauss, cached_gaussian = struct.unpack(_PACKED, state[:begin])
+    if not 0 <= position <= _MERSENNE_WORDS:  # numpy would read beyond its memory
+        raise CheckpointError(_NO_RANDOM_NUMBERS)
     words = np.frombuffer(state, dtype=np.uint32, count=2 * _MERSENNE_WORDS + 1, offset=begin)
     internal, keys = words[: _MERSENNE_WORDS + 1], words[_MERSENNE_WORDS + 1 :]
-    random.setstate((version, tuple(internal.tolist()), gauss if has_python_gauss else None))
+    try:
+        random.setstate((version, tuple(internal.tolist()), gauss if has_python_gauss else None))
+        torch.set_rng_state(torch.frombuffer(bytearray(state[begin + words.nbytes :]), dtype=torch.uint8))
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(_NO_RANDOM_NUMBERS) from error
     np.random.set_state(("MT19937", keys.copy(), position, has_gauss, cached_gaussian))
-    torch.set_rng_state(torch.frombuffer(bytearray(state[begin + words.nbytes :]), dtype=torch.uint8))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from raylight.checkpoint.weights import load_weights
 from raylight.config.messages import TrainerFn
 from raylight.utilities.exceptions import CheckpointError, IncompleteCheckpointError, MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from raylight.utilities.redaction import without_secrets
 from raylight.worker import exact, legacy, resizing
 from raylight.worker.listeners import overrides
 
@@ -114,7 +115,7 @@ def _base(model: Any, datamodule: Any, state: TrainState, weights: dict[str, Any
     for owner in (model, datamodule):
         if owner is not None and owner.hparams:
             checkpoint[owner.CHECKPOINT_HYPER_PARAMS_NAME] = owner._hparams_name
-            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = dict(owner.hparams)
+            checkpoint[owner.CHECKPOINT_HYPER_PARAMS_KEY] = without_secrets(dict(owner.hparams))
     return checkpoint
 
 

@@ -12,13 +12,10 @@ from torch import Tensor
 
 from raylight.utilities import seed, tree
 from raylight.worker import resizing
-from raylight.worker.model_state import metric_state, set_metric_state
+from raylight.worker.model_state import METRIC_COUNTERS, metric_state, set_metric_state
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run
-
-METRIC_COUNTERS = ("_update_count", "_forward_cache", "_computed")
-"""Attributes of a torchmetrics Metric that are none of its states."""
 
 
 def dump(run: Run) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+METRIC_COUNTERS = ("_update_count", "_forward_cache", "_computed")
+"""Attributes of a torchmetrics Metric that are none of its states."""
+
 
 class ModelState:
     """Weights, buffers, modes and the state of torchmetrics Metrics of ``model``, copied."""
@@ -64,6 +67,6 @@ def merge_metric_states(metric: Any, states: list[dict[str, Any]]) -> dict[str, 
 
 
 def set_metric_state(metric: Any, state: dict[str, Any]) -> None:
-    """Put back what ``metric_state`` gave."""
-    for name, value in state.items():
-        setattr(metric, name, value)
+    """Put back what ``metric_state`` gave, and counters beside it; other names, of a file, reach nothing."""
+    for name in {*metric.metric_state, *METRIC_COUNTERS}.intersection(state):
+        setattr(metric, name, state[name])

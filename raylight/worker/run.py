@@ -36,6 +36,8 @@ from raylight.utilities.combined_loader import CombinedLoader
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
+from raylight.utilities.redaction import without_secrets
+from raylight.utilities.secrets import redact_texts
 from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners, sharing
@@ -670,6 +672,7 @@ class Run:
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """``print`` on the driver's terminal, from rank 0 only."""
+        args = redact_texts(args)
         if self.job.trainer is not None:
             bar = self.trainer.progress_bar_callback
             (bar.print if bar is not None and getattr(bar, "is_enabled", True) else print)(*args, **kwargs)
@@ -788,7 +791,7 @@ def merged_hparams(model: Any, datamodule: Any) -> dict[str, Any] | None:
                     "LightningDataModule's hparams but have different values."
                 )
             merged[name] = value
-    return merged
+    return without_secrets(merged)
 
 
 def _differ(left: Any, right: Any) -> bool:

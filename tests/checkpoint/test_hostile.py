@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import functools
 import http.server
 import importlib
@@ -25,8 +27,10 @@ import torch
 
 import raylight
 from raylight.checkpoint import migrate
+from raylight.cli import LightningCLI
 from raylight.cli.main import main
-from raylight.utilities.exceptions import CheckpointError
+from raylight.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
+from raylight.utilities.exceptions import CheckpointError, MisconfigurationException
 
 ACTS = (
     "compile", "exec", "import", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.mkdir", "os.remove",
@@ -197,6 +201,7 @@ def make_file(tmp_path: Path) -> Iterator[Callable[[Any], Path]]:
 @pytest.fixture(autouse=True, scope="module")
 def _all_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Reading imports parts of torch once; what is imported afterwards would be the file's doing."""
+    codecs.lookup("cp437")  # of names in archives
     path = tmp_path_factory.mktemp("good") / "good.ckpt"
     saved(argparse.Namespace(a=np.ones(1), b=Path("a")), path)
     migrate.load(path)
@@ -271,8 +276,9 @@ def test_file_behind_a_url(make_file: Any) -> None:
     handler = functools.partial(_Quiet, directory=str(path.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(CheckpointError, match="would run code"):
+        with watched() as events, pytest.raises(CheckpointError, match="would run code"):
             Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/{path.name}")
+        assert {event.partition(" ")[0] for event in of_actions(events)} == {"socket.connect"}
         torch.save({"state_dict": {"w": torch.zeros(1)}}, path)
         assert Model.load_from_checkpoint(f"http://127.0.0.1:{server.server_port}/{path.name}").w.item() == 0
         with pytest.raises(FileNotFoundError, match="Checkpoint file not found: http"):
@@ -292,4 +298,177 @@ def test_names_in_hyperparameters_are_not_called(key: str, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="'antigravity.fly' .* was blocked to prevent arbitrary code execution"):
         Model.load_from_checkpoint(tmp_path / "a.ckpt")
 
+    assert "antigravity" not in sys.modules
+
+
+# ------------------------------------------------------------------------------------------------ beside the pickle
+
+
+def pickled(canary: Path) -> bytes:
+    return pickle.dumps(Call(os.mkdir, str(canary)))
+
+
+def of_actions(events: list[str]) -> list[str]:
+    """Without imports of installed packages, and what they compile: readers may do so on first use."""
+    return [event for event in events if event.partition(" ")[0] not in ("import", "compile", "exec", "ctypes.dlopen")]
+
+
+READERS = [migrate.load, Model.load_from_checkpoint, through_trainer("fit"), through_trainer("validate")]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_distributed_checkpoint_is_refused(read: Any, tmp_path: Path) -> None:
+    """torch.distributed.checkpoint unpickles the file ``.metadata``."""
+    folder, canary = tmp_path / "sharded.ckpt", tmp_path / "canary"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(pickled(canary))
+    torch.save({"w": torch.ones(1)}, folder / "__0_0.distcp")
+    with watched() as events, pytest.raises(CheckpointError, match="cannot be opened as a file"):
+        read(folder)
+    assert of_actions(events) == []
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["upgrade"]])
+def test_the_command_line_refuses_one_too(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "sharded").mkdir()
+    (tmp_path / "sharded" / ".metadata").write_bytes(pickled(tmp_path / "canary"))
+    with watched() as events:
+        assert main(["ckpt", *command, str(tmp_path / "sharded")]) == 2
+    assert of_actions(events) == []
+    assert os.listdir(tmp_path) == ["sharded"]
+
+
+class Shuffling(Model):
+    """Stops within its second epoch, where a loader has a place."""
+
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(torch.ones(4, 1), shuffle=True)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.max_steps == 6 and self.trainer.global_step == 6:
+            self.trainer.save_checkpoint("within.ckpt")
+
+
+def stopping(max_steps: int) -> raylight.Trainer:
+    return raylight.Trainer(
+        accelerator="cpu", devices=1, launcher="local", logger=False, enable_checkpointing=False, max_steps=max_steps,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ["rng", "loaders", "position", "numpy", "python", "torch"])
+def test_states_of_random_numbers_are_numbers(entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stopping(6).fit(Shuffling())
+    checkpoint = torch.load("within.ckpt", weights_only=True)
+    (state,) = checkpoint["raylight"]["ranks"]
+    good = state["rng"]["cpu"]
+    hostile = {
+        "rng": pickled(tmp_path / "canary"),
+        "position": good[:13] + (10**9).to_bytes(4, "little") + good[17:],  # of numpy's words
+        "python": good[:29] + b"\xff" * 4 * 625 + good[29 + 4 * 625 :],
+        "torch": good[:-5056] + b"\xff" * 5056,
+        "numpy": None,
+    }
+    if entry == "loaders":
+        state["loaders"] = {**state["loaders"], "started": hostile["rng"], "fetched": hostile["rng"]}
+    else:
+        state["rng"]["cpu"] = hostile[entry]
+    torch.save(checkpoint, "hostile.ckpt")
+
+    with watched() as events, pytest.raises(CheckpointError, match="random numbers in the checkpoint are damaged"):
+        stopping(8).fit(Shuffling(), ckpt_path="hostile.ckpt")
+
+    assert of_actions(events) == []
+    assert not (tmp_path / "canary").exists()
+    stopping(8).fit(Shuffling(), ckpt_path="within.ckpt")
+
+
+def test_states_of_metrics_reach_nothing_else() -> None:
+    from raylight.worker.snapshot import metric_state, set_metric_state
+    from torchmetrics import SumMetric
+
+    metric = SumMetric()
+    metric.update(2.0)
+    state = {**metric_state(metric), "_update_count": 5}
+    set_metric_state(metric, {**state, "compute": "text", "__class__": dict, "new": 1})
+    assert metric.compute() == 2.0
+    assert metric._update_count == 5
+    assert not hasattr(metric, "new")
+
+
+SLIPS = ["../../evil", "/tmp/evil-of-raylight", "..\\evil", "slip/../../evil", "slip//tmp/evil-of-raylight"]
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_members_of_an_archive_stay_in_it(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a" / "b" / "slip.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"state_dict": {"w": torch.ones(1)}, "epoch": 0, "global_step": 0}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"evil")
+    before = sorted(tmp_path.rglob("*"))
+    is_below = name.startswith("slip/")  # where torch writes the others; it takes no file that is elsewhere
+    with watched() as events:
+        for read in (migrate.load, Model.load_from_checkpoint, through_trainer("validate")):
+            with contextlib.nullcontext() if is_below else pytest.raises(CheckpointError, match="cannot be read"):
+                read(path)
+        assert main(["ckpt", "inspect", str(path)]) == (0 if is_below else 2)
+    assert of_actions(events) == []
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/evil-of-raylight").exists()
+
+
+@pytest.mark.parametrize("key", ["__instantiator__", "__class__", "__reduce__", "_target_", "class_path"])
+def test_keys_of_other_libraries_are_but_names(key: str, tmp_path: Path) -> None:
+    hparams = {
+        key: "os.system",
+        "command": f"touch {tmp_path / 'canary'}",
+        "init_args": {},
+        "nested": {key: "os.system"},
+    }
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": hparams}, tmp_path / "a.ckpt")
+    with watched() as events:
+        Model.load_from_checkpoint(tmp_path / "a.ckpt")
+        raylight.LightningDataModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert of_actions(events) == []
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+TAGS = ["!!python/object/apply:os.mkdir ['{}']", "!!python/object/new:os.mkdir ['{}']", "!!python/name:os.mkdir",
+        "!!python/module:antigravity", "!!python/object/apply:eval [\"open('{}', 'w')\"]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("name", ["hparams.yaml", "hparams.csv"])
+def test_files_of_hyperparameters(name: str, tag: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    text = tag.replace("{}", str(tmp_path / "canary"))
+    rows = 'key,value\nw,"__import__(""os"").mkdir(""x"")"\nv,"{}"\n'
+    path.write_text(f"w: {text}\n" if name.endswith("yaml") else rows)
+    torch.save({"state_dict": {"w": torch.ones(1)}}, tmp_path / "a.ckpt")
+    with watched() as events:
+        if name.endswith("yaml"):
+            with pytest.raises(MisconfigurationException, match="without running code"):
+                load_hparams_from_yaml(path)
+            with pytest.raises(MisconfigurationException, match="without running code"):
+                Model.load_from_checkpoint(tmp_path / "a.ckpt", hparams_file=path)
+        else:
+            assert load_hparams_from_tags_csv(path) == {"w": '__import__("os").mkdir("x")', "v": {}}
+    assert of_actions(events) == []
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.ckpt", name])
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_configurations_in_yaml(tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    (tmp_path / "config.yaml").write_text(f"model: {tag.replace('{}', str(tmp_path / 'canary'))}\n")
+    make = functools.partial(LightningCLI, Model, run=False, seed_everything_default=False)
+    make(args=[])  # imports what it needs
+    with watched() as events, pytest.raises(SystemExit):
+        make(args=[f"--config={tmp_path / 'config.yaml'}"])
+    assert of_actions(events) == []
+    assert os.listdir(tmp_path) == ["config.yaml"]
     assert "antigravity" not in sys.modules
