@@ -386,7 +386,7 @@ def test_states_of_random_numbers_are_numbers(entry: str, tmp_path: Path, monkey
 
 
 def test_states_of_metrics_reach_nothing_else() -> None:
-    from raylight.worker.snapshot import metric_state, set_metric_state
+    from raylight.worker.model_state import metric_state, set_metric_state
     from torchmetrics import SumMetric
 
     metric = SumMetric()
