@@ -1,4 +1,4 @@
-"""``raylight chaos``: run a script twice, once killing workers now and then, and see whether the results are equal."""
+"""``raylight chaos``: run a script twice, once killing workers and nodes now and then, and compare the results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ EPILOG = """\
 Each Trainer.fit of the script is compared: weights to the last bit, optimizer steps, and metrics. The script has to be
 one whose result does not change from run to run: call seed_everything. It runs on Ray, be it on one worker.
 
-example: raylight chaos --kill every=20s train.py --epochs 5
+With --nodes it runs on a cluster of its own on this machine, whose nodes are killed as well, one killing in two; a new
+one takes a lost one's place. Have one more than the workers need, else they wait for it.
+
+examples: raylight chaos --kill every=20s train.py --epochs 5
+          raylight chaos --kill every=20s --nodes 3 train.py --devices 2
 """
 
 
@@ -36,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--kill", metavar="every=TIME", default="every=20s", help="of work, such as every=500ms, every=20s"
     )
+    parser.add_argument("--nodes", type=int, default=0, metavar="N", help="run on a cluster of N nodes, kill these too")
+    parser.add_argument("--cpus-per-node", type=int, default=1, metavar="N", help="of --nodes; 1")
     parser.add_argument("--seed", type=int, default=0, help="which workers, and how far the times are scattered")
     parser.add_argument("script", help="its path; what follows is for the script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -44,6 +50,8 @@ def main(arguments: Sequence[str]) -> int:
         seconds = interval(options.kill)
     except ValueError as error:
         parser.error(str(error))
+    if options.nodes < 0 or options.cpus_per_node < 1:
+        parser.error("--nodes must be >= 0, and --cpus-per-node >= 1")
     if not os.path.isfile(options.script):
         parser.error(f"there is no script {options.script!r}")
     with tempfile.TemporaryDirectory(prefix="raylight-chaos-") as folder:
@@ -72,7 +80,8 @@ def interval(text: str) -> float:
 
 
 def _run(result: Path, kill: float, options: argparse.Namespace) -> int:
-    command = [sys.executable, "-m", "raylight.cli.chaos_run", str(result), str(kill), str(options.seed)]
+    numbers = (kill, options.seed, options.nodes, options.cpus_per_node)
+    command = [sys.executable, "-m", "raylight.cli.chaos_run", str(result), *map(str, numbers)]
     environment = {**os.environ, LAUNCHER_VARIABLE: "ray"}
     with subprocess.Popen([*command, options.script, *options.arguments], env=environment) as process:
         while True:
@@ -85,15 +94,16 @@ def _run(result: Path, kill: float, options: argparse.Namespace) -> int:
 def _report(undisturbed: dict[str, Any], disturbed: dict[str, Any]) -> int:
     for incident in disturbed["incidents"]:
         print(f"  {incident}")
-    kills = disturbed["kills"]
-    if not kills:
+    kills, nodes = disturbed["kills"], disturbed["node_kills"]
+    if not kills and not nodes:
         print("raylight chaos: nothing was killed: the script ended before, or has no worker on Ray")
         return DIFFERENT
     found = differences(undisturbed["fits"], disturbed["fits"])
     for difference in found:
         print(f"  {difference}")
     verdict = "differ" if found else "are equal, to the last bit"
-    print(f"raylight chaos: {kills} workers were killed; the results {verdict}")
+    killed = f"{kills} workers and {nodes} nodes" if nodes else f"{kills} workers"
+    print(f"raylight chaos: {killed} were killed; the results {verdict}")
     return DIFFERENT if found else EQUAL
 
 

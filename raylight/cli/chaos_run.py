@@ -1,6 +1,6 @@
 """One run of ``raylight chaos``: a script with its workers killed now and then, and what its ``fit`` calls gave.
 
-Usage: python -m raylight.cli.chaos_run RESULT SECONDS SEED script.py [argument ...]
+Usage: python -m raylight.cli.chaos_run RESULT SECONDS SEED NODES CPUS script.py [argument ...]
 """
 
 from __future__ import annotations
@@ -24,19 +24,44 @@ ANY_NUMBER = 10**6
 LOOK_SECONDS = 0.05
 
 
+class Nodes:
+    """A Ray cluster on this machine whose nodes can be killed: a head, where the driver is, and ``count`` for workers."""
+
+    def __init__(self, count: int, cpus: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cpus = cpus
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0}, shutdown_at_exit=False)
+        self._nodes = [self._cluster.add_node(num_cpus=cpus) for _ in range(count)]
+        os.environ["RAY_ADDRESS"] = self._cluster.address
+
+    def replace(self, node_id: str) -> None:
+        """End a node and all that runs there at once, and start another."""
+        lost = next(node for node in self._nodes if node.node_id == node_id)
+        self._nodes.remove(lost)
+        self._cluster.remove_node(lost, allow_graceful=False)
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus))
+
+    def end(self) -> None:
+        self._cluster.shutdown()
+
+
 class Killer(threading.Thread):
-    """Kills one of the workers that are at work, every so many seconds of work.
+    """Kills one of the workers that are at work, or the node of one, every so many seconds of work.
 
     Args:
         seconds: On average.
-        seed: Of what is random: half to one and a half times the seconds, and which worker.
+        seed: Of what is random: half to one and a half times the seconds, which worker, and whether its node.
+        nodes: What can be killed beside workers.
     """
 
-    def __init__(self, seconds: float, seed: int) -> None:
+    def __init__(self, seconds: float, seed: int, nodes: Nodes | None) -> None:
         super().__init__(daemon=True)
         self.kills = 0
+        self.node_kills = 0
         self._seconds = seconds
         self._random = random.Random(seed)
+        self._nodes = nodes
         self._over = threading.Event()
 
     def run(self) -> None:
@@ -47,10 +72,17 @@ class Killer(threading.Thread):
             workers = pool.workers_at_work()
             left -= LOOK_SECONDS if workers else 0.0
             if workers and left <= 0:
-                with contextlib.suppress(ProcessLookupError):  # it is dead already
-                    os.kill(self._random.choice(workers).pid, signal.SIGKILL)
-                    self.kills += 1
+                self._kill(self._random.choice(workers))
                 left = self._wait()
+
+    def _kill(self, worker: Any) -> None:
+        if self._nodes is not None and self._random.random() < 0.5:
+            self.node_kills += 1
+            self._nodes.replace(worker.node_id)
+            return
+        with contextlib.suppress(ProcessLookupError):  # it is dead already
+            os.kill(worker.pid, signal.SIGKILL)
+            self.kills += 1
 
     def _wait(self) -> float:
         return self._seconds * self._random.uniform(0.5, 1.5)
@@ -83,7 +115,7 @@ def recording(note: Callable[[Trainer, Any], None]) -> Iterator[None]:
 
 def main() -> int:
     """Run the script; returns its exit status."""
-    result, seconds, seed, *script = sys.argv[1:]
+    result, seconds, seed, num_nodes, cpus, *script = sys.argv[1:]
     fits: list[dict[str, Any]] = []
     incidents: list[str] = []
 
@@ -94,15 +126,31 @@ def main() -> int:
             incidents.append(f"step {each.step}, {each.seconds:.1f} s lost: {each.what.partition(':')[0]}")
         trainer.incidents.clear()
 
-    killer = Killer(float(seconds), int(seed)) if float(seconds) else None
-    if killer is not None:
+    nodes = Nodes(int(num_nodes), int(cpus)) if int(num_nodes) else None
+    killer = Killer(float(seconds), int(seed), nodes)
+    if float(seconds):
         killer.start()
-    with recording(note):
-        status = run.main(script)
-    if killer is not None:
-        killer.end()
-    torch.save({"fits": fits, "incidents": incidents, "kills": killer.kills if killer is not None else 0}, result)
+    try:
+        with recording(note):
+            status = run.main(script)
+    finally:
+        if killer.is_alive():
+            killer.end()
+        if nodes is not None:
+            _disconnect()
+            nodes.end()
+    counts = {"kills": killer.kills, "node_kills": killer.node_kills}
+    torch.save({"fits": fits, "incidents": incidents, **counts}, result)
     return status
+
+
+def _disconnect() -> None:
+    import ray
+
+    from raylight.engine import pool
+
+    pool.shutdown()
+    ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -386,8 +386,9 @@ def test_states_of_random_numbers_are_numbers(entry: str, tmp_path: Path, monkey
 
 
 def test_states_of_metrics_reach_nothing_else() -> None:
-    from raylight.worker.model_state import metric_state, set_metric_state
     from torchmetrics import SumMetric
+
+    from raylight.worker.model_state import metric_state, set_metric_state
 
     metric = SumMetric()
     metric.update(2.0)

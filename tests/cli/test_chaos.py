@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,12 @@ def test_bad_intervals(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not of the form every=TIME" in capsys.readouterr().err
 
 
+def test_bad_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        chaos.main(["--nodes", "2", "--cpus-per-node", "0", "script.py"])
+    assert "--cpus-per-node >= 1" in capsys.readouterr().err
+
+
 def test_no_script(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         chaos.main(["nowhere.py"])
@@ -81,3 +88,34 @@ def test_a_script(ray_cluster: str, nothing_held: Any, tmp_path: Path, seeding: 
     assert "workers were killed; the results " + verdict in done.stdout
     assert "s lost: The worker of rank 0" in done.stdout
     nothing_held()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_nodes(tmp_path: Path) -> None:
+    """On a cluster of its own, beside the session's: it loses workers and nodes."""
+    (tmp_path / "script.py").write_text(SCRIPT.replace("max_epochs=2", "max_epochs=8, devices=2"))
+    options = ["--nodes", "3", "--kill", "every=4s", "--seed", "2"]
+    command = [sys.executable, "-m", "raylight", "chaos", *options, "script.py", "seeded"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"(\d+) workers and (\d+) nodes were killed; the results are equal", done.stdout)
+    assert found is not None, done.stdout
+    assert int(found[1]) + int(found[2]) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_thirty_kills(tmp_path: Path) -> None:
+    """In one run of two workers; none hangs, and nothing of them is seen in the end."""
+    (tmp_path / "script.py").write_text(SCRIPT.replace("max_epochs=2", "max_epochs=60, devices=2, spare_workers=1"))
+    command = [sys.executable, "-m", "raylight", "chaos", "--kill", "every=1500ms", "script.py", "seeded"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=850)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"(\d+) workers were killed; the results are equal", done.stdout)
+    assert found is not None, done.stdout
+    assert int(found[1]) >= 30
