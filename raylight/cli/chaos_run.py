@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.05
 
 
 class Nodes:
-    """A Ray cluster on this machine whose nodes can be killed: a head, where the driver is, and ``count`` for workers."""
+    """A Ray cluster on this machine, of a head, where the driver is, and nodes for workers that can be killed."""
 
     def __init__(self, count: int, cpus: int) -> None:
         from ray.cluster_utils import Cluster

@@ -179,8 +179,7 @@ class Following:
             why = self._hangs.killed.get(rank) if self._hangs is not None else None
             lost = WorkerError(
                 why
-                or f"The worker of rank {rank} (pid {info.pid} on node {info.host}) is gone: {_reason(error)} "
-                "It may have been killed, by the operating system for want of memory for one.",
+                or f"The worker of rank {rank} (pid {info.pid} on node {info.host}) is gone: {_reason(error)}",
                 rank,
                 info.host,
             )
@@ -340,4 +339,7 @@ def _reason(error: RayError) -> str:
     text = str(error)
     marker = "The actor is dead because "
     reason = text.partition(marker)[2].split("\n")[0] if marker in text else text.split("\n")[0]
-    return reason.partition(" Worker exit type:")[0]  # what follows is Ray's long list of common causes
+    reason = reason.partition(" Worker exit type:")[0]  # what follows is Ray's long list of common causes
+    if "memory" in reason:
+        return reason
+    return f"{reason} It may have been killed, by the operating system for want of memory for one."

@@ -1,4 +1,4 @@
-"""Nodes of the cluster come and go: workers move, and the result is the same."""
+"""On clusters of their own: nodes come and go, memory runs out, and the result is the same."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def run(tmp_path: Path) -> Callable[[str, str], Any]:
         return json.loads(done.stdout.splitlines()[-1])
 
     return run_program
+
+
+def test_the_memory_monitor(run: Any) -> None:
+    done = run("memory_monitor.py", "greedy")
+    assert done["steps"] == 64
+    (what,) = done["incidents"]
+    assert "rank 1" in what
+    assert "killed due to the node running low on memory" in what
 
 
 def test_a_lost_node(run: Any) -> None:
