@@ -178,8 +178,7 @@ class Following:
             info = self._infos[rank]
             why = self._hangs.killed.get(rank) if self._hangs is not None else None
             lost = WorkerError(
-                why
-                or f"The worker of rank {rank} (pid {info.pid} on node {info.host}) is gone: {_reason(error)}",
+                why or f"The worker of rank {rank} (pid {info.pid} on node {info.host}) is gone: {_reason(error)}",
                 rank,
                 info.host,
             )

@@ -233,7 +233,7 @@ class WorkerPool:
                 try:
                     outcomes = self._attempt(parcel, job, listener, snapshots, redone_since, stop)
                 except WorkersLostError as lost:
-                    self._recover(lost, incidents)
+                    self._recover(lost, incidents, job.config.spare_workers)
                     redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
                 except RegroupError:
                     self.busy = False
@@ -265,8 +265,8 @@ class WorkerPool:
         following = Following(self.workers, self.infos, number, listener, snapshots, timeout, self._shall_regroup)
         return following.run(running, stop)
 
-    def _recover(self, lost: WorkersLostError, incidents: Incidents) -> None:
-        """Put the pool together again.
+    def _recover(self, lost: WorkersLostError, incidents: Incidents, spares: int) -> None:
+        """Put the pool together again, and have so many spare workers.
 
         Raises:
             WorkerError: There have been too many failures.
@@ -277,6 +277,7 @@ class WorkerPool:
         for _ in range(REPLACEMENTS):
             try:
                 self._replace(dead)
+                self._places.keep_spares(spares, self._seats)
                 if len(self._seats) != before:
                     incidents.note(self._tell_size(before))
                 return

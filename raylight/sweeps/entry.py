@@ -233,7 +233,9 @@ def _run(asked: _Asked, targets: Targets, record: SweepRecord) -> SweepResult:
     display = SweepDisplay(record, over + suggestions.num_left, asked.verbose)
     recorder = Recorder(record, suggestions.names, display.changed)
     study = Study(
-        work=SweepWork(asked.recipe, targets, asked.metric, asked.mode, resources, _sources(record)),
+        work=SweepWork(
+            asked.recipe, targets, asked.metric, asked.mode, resources, _sources(record), suggestions.secrets
+        ),
         searcher=suggestions,
         num_samples=suggestions.num_left,
         resources=resources,

@@ -234,7 +234,7 @@ class Recorder:
 
     def start(self, trial: Any) -> None:
         record = self.trial_of(trial)
-        record.params, record.status = dict(trial.config), RUNNING
+        record.params, record.status = {**record.params, **trial.config}, RUNNING  # secrets are none of Tune's
         self._save(record)
 
     def result(self, trial: Any, result: dict[str, Any]) -> None:

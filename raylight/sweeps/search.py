@@ -12,6 +12,7 @@ from ray.tune.search.variant_generator import generate_variants
 from raylight.sweeps.expressions import is_searched
 from raylight.sweeps.record import OVER, SweepRecord, TrialRecord
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.secrets import redact
 
 Params = dict[str, Any]
 
@@ -86,6 +87,8 @@ class Suggestions(Searcher):
         self._num_samples = num_samples
         self._planned = [trial for trial in record.trials.values() if trial.status not in OVER]
         self._searchers_own: set[str] = set()
+        self.secrets = {name: value for name, value in constants.items() if redact({name: value})[1]}
+        """Constants that Ray Tune, which writes down what it is given, is not told of."""
         self.names: dict[str, str] = {}
         """Ray Tune's trial id -> name in the record."""
 
@@ -109,7 +112,7 @@ class Suggestions(Searcher):
 
     def _name(self, trial_id: str, record: TrialRecord) -> Params:
         self.names[trial_id] = record.name
-        return dict(record.params)
+        return {name: value for name, value in record.params.items() if name not in self.secrets}
 
     def learn_from_record(self) -> None:
         """Let the searcher know what the trials of an earlier run have found."""

@@ -38,9 +38,12 @@ class SweepWork:
     resources: TrialResources
     sources: dict[str, str] = field(default_factory=dict)
     """Trials that an interrupted sweep had begun, and the checkpoints they had reached."""
+    secrets: dict[str, Any] = field(default_factory=dict)
+    """Parameters of all trials that do not come through Ray Tune."""
 
     def __call__(self, call: TrialCall) -> None:
-        built = self.recipe.build(self.targets, call.params)
+        params = {**self.secrets, **call.params}
+        built = self.recipe.build(self.targets, params)
         source = call.source or self.sources.get(call.name)
         callbacks = [each for each in as_list(built.flags.get("callbacks")) if not isinstance(each, ProgressBar)]
         flags = {**_quiet(callbacks), **built.flags, **self.resources.flags, "default_root_dir": call.folder}
@@ -52,7 +55,7 @@ class SweepWork:
         loaders = self.recipe.train_dataloaders, self.recipe.val_dataloaders
         trainer.fit(built.model, *loaders, datamodule=built.datamodule, ckpt_path=source)
         if logger is not None and best.value is not None:
-            logger.log_hyperparams(call.params, {self.metric: best.value})
+            logger.log_hyperparams(params, {self.metric: best.value})
             logger.finalize("success")
 
 

@@ -53,6 +53,18 @@ def test_trials_are_what_a_trainer_would_have_done(tiny_sweep: Sweep, nothing_he
     nothing_held()
 
 
+def test_a_secret_of_the_space_is_in_no_file(tiny_sweep: Sweep, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Secrets are not written"):
+        result = tiny_sweep(
+            {"lr": tune.grid_search([0.1]), "token": tiny.TOKEN},
+            model=tiny.Guarded, num_samples=1, name="guarded", trainer={"max_epochs": 1, **tiny.FLAGS},
+        )  # fmt: skip
+    assert [trial.status for trial in result.trials] == ["finished"]
+    files = [file for file in Path(result.path).rglob("*") if file.is_file()]
+    assert any(file.name.startswith("experiment_state") for file in files)
+    assert [file for file in files if tiny.TOKEN.encode() in file.read_bytes()] == []
+
+
 def test_winner_goes_on_as_if_it_had_never_stopped(tiny_sweep: Sweep) -> None:
     result = tiny_sweep({"lr": tune.grid_search([0.01, 0.1]), "momentum": 0.9}, num_samples=1)
     trainer = result.best_trainer(max_epochs=4, launcher="local", enable_progress_bar=False, enable_model_summary=False)

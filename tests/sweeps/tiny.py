@@ -55,3 +55,16 @@ class Line(pl.LightningModule):
         if self.hparams["gamma"] is None:
             return optimizer
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, self.hparams["gamma"])]
+
+
+class Guarded(Line):
+    """Needs to be let in."""
+
+    def __init__(self, lr: float, token: str) -> None:
+        super().__init__(lr)
+        self.save_hyperparameters()
+        if token != TOKEN:
+            raise PermissionError(token)
+
+
+TOKEN = "open-sesame-4711"
