@@ -131,6 +131,10 @@ class Suggestions(Searcher):
             without_value = not result or self._record.metric not in result
             self._searcher.on_trial_complete(trial_id, None if without_value else result, error=error or without_value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune writes it into its own record of the experiment, which nobody reads."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a sweep's own record is what it is resumed from."""
 
