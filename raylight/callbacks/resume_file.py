@@ -69,7 +69,8 @@ class ResumeFile(Checkpoint):
     def _save(self, trainer: TrainerView) -> None:
         path = self.paths[self._next]
         self._next = 1 - self._next
-        trainer.save_checkpoint(path)
+        with trainer.strategy.checkpoint_io.in_background(None):
+            trainer.save_checkpoint(path)
         self._start_clock()
 
     def _start_clock(self) -> None:

@@ -163,6 +163,34 @@ def test_deleting_a_link_keeps_what_it_points_to(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["target"]
 
 
+@pytest.mark.parametrize("former", ["nothing", "file", "link", "folder"])
+def test_link_replaces_what_was_there(tmp_path: Path, former: str) -> None:
+    target, linkpath = tmp_path / "sub" / "new.ckpt", tmp_path / "last.ckpt"
+    target.parent.mkdir()
+    target.write_text("new")
+    other = tmp_path / "other.ckpt"
+    other.write_text("other")
+    if former == "file":
+        linkpath.write_text("old")
+    elif former == "link":
+        linkpath.symlink_to(other)
+    elif former == "folder":
+        linkpath.mkdir()
+        (linkpath / "shard").touch()
+    storage.link(str(target), str(linkpath))
+    assert str(linkpath.readlink()) == "sub/new.ckpt"
+    assert linkpath.read_text() == "new"
+    assert other.read_text() == "other"
+
+
+def test_no_link_to_itself(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_text("content")
+    storage.link(str(path), str(path))
+    assert path.read_text() == "content"
+    assert not path.is_symlink()
+
+
 def test_modified_is_the_time_of_writing(tmp_path: Path) -> None:
     write(tmp_path / "a", b"")
 

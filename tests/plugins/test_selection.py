@@ -10,6 +10,7 @@ import torch
 
 from raylight.accelerators import CPUAccelerator, CUDAAccelerator
 from raylight.config.flags import TrainerConfig
+from raylight.checkpoint.io import BackgroundCheckpointIO
 from raylight.plugins import (
     DoublePrecision,
     LayerSync,
@@ -40,7 +41,7 @@ def test_nothing_given() -> None:
     strategy = equipped()
     assert type(strategy) is SingleDeviceStrategy
     assert type(strategy.precision_plugin) is Precision
-    assert type(strategy.checkpoint_io) is TorchCheckpointIO
+    assert type(strategy.checkpoint_io) is BackgroundCheckpointIO
     assert type(strategy.accelerator) is CPUAccelerator
     assert strategy.layer_sync is None
     assert type(equipped(device_type="cuda").accelerator) is CUDAAccelerator
