@@ -24,6 +24,7 @@ from raylight.callbacks.checkpoint_naming import fill_template
 from raylight.callbacks.checkpoint_triggers import check_triggers, saves_on_train_epoch_end, validates_after_batch
 from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.checkpoint import storage
+from raylight.checkpoint.format import not_written
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.old_arguments import CHECKPOINT_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -529,7 +530,12 @@ class ModelCheckpoint(Checkpoint):
 def _is_there(trainer: TrainerView, path: str | os.PathLike[str]) -> bool:
     """Whether a file is at ``path``, or will be when what is under way is done."""
     expected = trainer.strategy.checkpoint_io.expects(path)
-    return storage.exists(path) if expected is None else expected
+    if expected is not None:
+        return expected
+    try:
+        return storage.exists(path)
+    except OSError as error:
+        raise not_written(path, f"{type(error).__name__}: {error}", error.errno) from error
 
 
 def _takes_files(logger: Any) -> bool:

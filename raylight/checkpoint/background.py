@@ -249,5 +249,9 @@ def _absolute(path: storage.PathOrURI) -> str:
 def _failure(task: dict[str, Any], reason: str, number: int | None) -> CheckpointError:
     if task["do"] == "write":
         return checkpoint_format.not_written(task["path"], reason, number)
-    what = "deleted" if task["do"] == "delete" else "linked to the newest checkpoint"
-    return CheckpointError(f"{task['path']} was not {what} ({reason}). The checkpoints themselves are written.")
+    if task["do"] == "delete":
+        return checkpoint_format.not_deleted(task["path"], reason)
+    return CheckpointError(
+        f"The link {task['path']} was not made ({reason}); {task['target']} itself is written. See that its folder may be "
+        "written to, or use save_last=True."
+    )

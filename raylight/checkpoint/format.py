@@ -89,8 +89,16 @@ def not_written(path: storage.PathOrURI, reason: str, number: int | None) -> Che
     else:
         remedy = "See that the place is there and may be written to, or save to another one (dirpath)"
     return CheckpointNotWrittenError(
-        f"The checkpoint {os.fspath(path)} was not written ({reason}). Those before it are as they were. {remedy}; then "
-        'go on from the last one, with fit(ckpt_path="last") or its path.'
+        f"The checkpoint {os.fspath(path)} was not written ({reason}). Those before it are as they were. {remedy}; "
+        'then go on from the last one, with fit(ckpt_path="last") or its path.'
+    )
+
+
+def not_deleted(path: storage.PathOrURI, reason: str) -> CheckpointError:
+    """Likewise for one that was to be deleted."""
+    return CheckpointError(
+        f"The checkpoint {os.fspath(path)} was not deleted ({reason}); newer ones are written. See that its folder may be "
+        "written to, or keep all with save_top_k=-1."
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch.serialization import skip_data
@@ -37,13 +37,13 @@ class FileImage:
         """
         frame = _Frame()
         with skip_data():
-            torch.save(self._plain, frame)
+            torch.save(self._plain, cast(IO[bytes], frame))
         assert [size for _, size in frame.gaps] == [each.nbytes() for each in self._storages]
         target, owner = make_room(frame.size)
         for offset, piece in frame.pieces:
             target[offset : offset + len(piece)] = torch.frombuffer(piece, dtype=torch.uint8)
         for (offset, size), storage in zip(frame.gaps, self._storages, strict=True):
-            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
             target[offset : offset + size].copy_(source)
         return frame.size, owner
 

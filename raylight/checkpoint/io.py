@@ -55,8 +55,10 @@ class CheckpointIO(ABC):
         """The run is over: finish what is under way."""
 
     # What ModelCheckpoint asks for, beside Lightning's methods
-    writes_in_background = False
-    """Whether ``in_background`` has an effect."""
+    @property
+    def writes_in_background(self) -> bool:
+        """Whether ``in_background`` has an effect."""
+        return False
 
     def in_background(self, wanted: bool | None) -> contextlib.AbstractContextManager[None]:
         """Saves inside may return before the file is there. See ``ModelCheckpoint(async_save=...)``."""
@@ -75,13 +77,33 @@ class CheckpointIO(ABC):
 
 
 class TorchCheckpointIO(CheckpointIO):
-    """One file, complete or not there, at a local path or a URI; it is read without running code from it."""
+    """One file, complete or not there, at a local path or a URI; it is read without running code from it.
+
+    Where ModelCheckpoint wants it, another process writes the file, see ``BackgroundWriter``; what fails there is
+    raised by the next save, or at the end of the run. A subclass does not do that: its methods are to find the file.
+    """
+
+    _wanted: bool | None = False  # in the class, as a subclass may not call __init__
+    _writer: BackgroundWriter | None = None
+
+    @property
+    def writes_in_background(self) -> bool:
+        return type(self) is TorchCheckpointIO
+
+    @contextlib.contextmanager
+    def in_background(self, wanted: bool | None) -> Iterator[None]:
+        outer, self._wanted = self._wanted, wanted if self.writes_in_background else False
+        try:
+            yield
+        finally:
+            self._wanted = outer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``.
+        """Write ``checkpoint`` to ``path``, at once or ``in_background``.
 
         Raises:
             TypeError: ``storage_options`` are given, which this class has no use for.
+            CheckpointNotWrittenError: The file system refuses it, or refused an earlier one in the background.
         """
         if storage_options is not None:
             raise TypeError(
@@ -89,40 +111,7 @@ class TorchCheckpointIO(CheckpointIO):
                 f"`{type(self).__name__}`. Please implement your custom `CheckpointIO` to define how you'd like to use "
                 "`storage_options`."
             )
-        checkpoint_format.save(checkpoint, path)
-
-    def load_checkpoint(
-        self, path: Path, map_location: Any | None = "cpu", weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        checkpoint_format.check_weights_only(weights_only)
-        return checkpoint_format.load(path, map_location)
-
-    def remove_checkpoint(self, path: Path) -> None:
-        storage.delete(path)
-
-
-class BackgroundCheckpointIO(TorchCheckpointIO):
-    """What a Trainer uses that was given no other: it can write in another process, see ``BackgroundWriter``.
-
-    Its error is raised by the next save, or at the end of the run.
-    """
-
-    writes_in_background = True
-
-    def __init__(self) -> None:
-        self._wanted: bool | None = False
-        self._writer: BackgroundWriter | None = None
-
-    @contextlib.contextmanager
-    def in_background(self, wanted: bool | None) -> Iterator[None]:
-        outer, self._wanted = self._wanted, wanted
-        try:
-            yield
-        finally:
-            self._wanted = outer
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None = None) -> None:
-        if self._wanted is not False and storage_options is None and storage.outlives_process(path):
+        if self._wanted is not False and storage.outlives_process(path):
             checkpoint = checkpoint_format.to_plain(checkpoint)
             image = FileImage(checkpoint)
             if self._wanted or image.num_tensor_bytes > LARGE_BYTES:
@@ -131,19 +120,25 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
         self.wait()  # an older file of the same name must not come after this one
         if self._writer is not None:
             self._writer.raise_failure()
-        super().save_checkpoint(checkpoint, path, storage_options)
+        checkpoint_format.save(checkpoint, path)
 
     def load_checkpoint(
         self, path: Path, map_location: Any | None = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """Read what is at ``path``, when nothing is under way any more."""
         self.wait()
-        return super().load_checkpoint(path, map_location, weights_only)
+        checkpoint_format.check_weights_only(weights_only)
+        return checkpoint_format.load(path, map_location)
 
     def remove_checkpoint(self, path: Path) -> None:
+        """Delete what is at ``path``; where files are under way, after them."""
         if self._writer is not None:
             self._writer.delete(path)
-        else:
-            super().remove_checkpoint(path)
+            return
+        try:
+            storage.delete(path)
+        except OSError as error:
+            raise checkpoint_format.not_deleted(path, f"{type(error).__name__}: {error}") from error
 
     def link_checkpoint(self, target: str, path: str) -> None:
         if self._writer is not None:
@@ -159,7 +154,7 @@ class BackgroundCheckpointIO(TorchCheckpointIO):
             self._writer.wait()
 
     def teardown(self) -> None:
-        """Wait for what is under way, and end the process.
+        """Wait for what is under way, and end the process that does it.
 
         Raises:
             CheckpointError: Something of it has failed.

@@ -38,7 +38,10 @@ SECONDS_BEFORE_RETRIES = (1.0, 5.0, 15.0)
 SECONDS_UNTIL_STALE = 86400.0
 """A temporary file that is older than this is no longer being written."""
 
-_PASSING = re.compile(r"AWS Error (?:NETWORK_CONNECTION|SLOW_DOWN|\w+ \(HTTP status (?:408|429|5\d\d)\))")
+_PASSING = re.compile(
+    r"AWS Error (?:INTERNAL_FAILURE|NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING"
+    r"|\w+ \(HTTP status (?:408|429|5\d\d)\))"
+)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _T = TypeVar("_T")
 

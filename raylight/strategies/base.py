@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raylight.checkpoint.io import AsyncCheckpointIO, BackgroundCheckpointIO, CheckpointIO, TorchCheckpointIO
+from raylight.checkpoint.io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO
 from raylight.precision import Precision
 from raylight.utilities import tree
 from raylight.utilities.exceptions import MisconfigurationException
@@ -81,7 +81,7 @@ class Strategy:
     def checkpoint_io(self) -> CheckpointIO:
         """What saves, loads and removes checkpoint files."""
         if self._checkpoint_io is None:
-            self._checkpoint_io = BackgroundCheckpointIO()
+            self._checkpoint_io = TorchCheckpointIO()
         elif isinstance(self._checkpoint_io, AsyncCheckpointIO):
             self._checkpoint_io.checkpoint_io = TorchCheckpointIO()  # kept where it has none of its own
         return self._checkpoint_io

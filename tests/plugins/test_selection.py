@@ -10,7 +10,6 @@ import torch
 
 from raylight.accelerators import CPUAccelerator, CUDAAccelerator
 from raylight.config.flags import TrainerConfig
-from raylight.checkpoint.io import BackgroundCheckpointIO
 from raylight.plugins import (
     DoublePrecision,
     LayerSync,
@@ -41,7 +40,7 @@ def test_nothing_given() -> None:
     strategy = equipped()
     assert type(strategy) is SingleDeviceStrategy
     assert type(strategy.precision_plugin) is Precision
-    assert type(strategy.checkpoint_io) is BackgroundCheckpointIO
+    assert type(strategy.checkpoint_io) is TorchCheckpointIO
     assert type(strategy.accelerator) is CPUAccelerator
     assert strategy.layer_sync is None
     assert type(equipped(device_type="cuda").accelerator) is CUDAAccelerator
