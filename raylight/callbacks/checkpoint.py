@@ -529,7 +529,7 @@ class ModelCheckpoint(Checkpoint):
 
 def _is_there(trainer: TrainerView, path: str | os.PathLike[str]) -> bool:
     """Whether a file is at ``path``, or will be when what is under way is done."""
-    expected = trainer.strategy.checkpoint_io.expects(path)
+    expected: bool | None = trainer.strategy.checkpoint_io.expects(path)
     if expected is not None:
         return expected
     try:

@@ -252,6 +252,6 @@ def _failure(task: dict[str, Any], reason: str, number: int | None) -> Checkpoin
     if task["do"] == "delete":
         return checkpoint_format.not_deleted(task["path"], reason)
     return CheckpointError(
-        f"The link {task['path']} was not made ({reason}); {task['target']} itself is written. See that its folder may be "
-        "written to, or use save_last=True."
+        f"The link {task['path']} was not made ({reason}); {task['target']} itself is written. See that its folder "
+        "may be written to, or use save_last=True."
     )

@@ -97,8 +97,8 @@ def not_written(path: storage.PathOrURI, reason: str, number: int | None) -> Che
 def not_deleted(path: storage.PathOrURI, reason: str) -> CheckpointError:
     """Likewise for one that was to be deleted."""
     return CheckpointError(
-        f"The checkpoint {os.fspath(path)} was not deleted ({reason}); newer ones are written. See that its folder may be "
-        "written to, or keep all with save_top_k=-1."
+        f"The checkpoint {os.fspath(path)} was not deleted ({reason}); newer ones are written. See that its folder may "
+        "be written to, or keep all with save_top_k=-1."
     )
 
 

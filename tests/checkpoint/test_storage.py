@@ -290,3 +290,34 @@ def test_local_files_do_not_import_pyarrow(tmp_path: Path) -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == 0
+
+
+FULL_DISK = """
+import resource, sys, torch
+from raylight.checkpoint.io import TorchCheckpointIO
+io = TorchCheckpointIO()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # Python ignores the signal, and write() fails
+try:
+    with io.in_background(sys.argv[2] == "background"):
+        io.save_checkpoint({"state_dict": {"w": torch.ones(10**6)}}, sys.argv[1])
+    io.teardown()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("way", [pytest.param("at once", marks=pytest.mark.slow), "background"])
+def test_full_disk(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write(path, b"old")
+
+    told = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path), way], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert told.startswith("CheckpointNotWrittenError")
+    assert f"{path} was not written" in told
+    assert "File too large" in told
+    assert "Free some space" in told
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert read(path) == b"old"
