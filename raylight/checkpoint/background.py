@@ -52,10 +52,13 @@ class _Buffer:
         self.index = index
         self.is_new = True
         """The other process does not have it yet."""
-        with _anonymous_file() as file:
-            os.ftruncate(file.fileno(), size)
-            self.descriptor = os.dup(file.fileno())
-            self.content = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
+        try:
+            with _anonymous_file() as file:
+                os.ftruncate(file.fileno(), size)
+                self.descriptor = os.dup(file.fileno())
+                self.content = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
+        except OSError as error:  # also where ulimit -f is for less
+            raise MemoryError(f"There are no {size} bytes for a copy of the checkpoint ({error}).") from error
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -104,7 +107,8 @@ class BackgroundWriter:
         """Copy the tensors and return; the file comes later.
 
         Raises:
-            CheckpointNotWrittenError: An earlier one has failed.
+            CheckpointError: An earlier call has failed.
+            MemoryError: There is not enough for the copy.
         """
         with self._lock:
             self.raise_failure()

@@ -72,8 +72,18 @@ def save(checkpoint: dict[str, Any], path: storage.PathOrURI) -> None:
     plain = to_plain(checkpoint)
     try:
         storage.write_atomic(path, lambda stream: torch.save(plain, stream))
-    except OSError as error:
-        raise not_written(path, f"{type(error).__name__}: {error}", error.errno) from error
+    except (OSError, RuntimeError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise not_written(path, f"{type(refusal).__name__}: {refusal}", refusal.errno) from refusal
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """What the file system said; torch's writer goes on after that, and raises an error of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def not_written(path: storage.PathOrURI, reason: str, number: int | None) -> CheckpointNotWrittenError:

@@ -115,8 +115,9 @@ class TorchCheckpointIO(CheckpointIO):
             checkpoint = checkpoint_format.to_plain(checkpoint)
             image = FileImage(checkpoint)
             if self._wanted or image.num_tensor_bytes > LARGE_BYTES:
-                self._live_writer().save(image, path)
-                return
+                with contextlib.suppress(MemoryError):  # then at once
+                    self._live_writer().save(image, path)
+                    return
         self.wait()  # an older file of the same name must not come after this one
         if self._writer is not None:
             self._writer.raise_failure()

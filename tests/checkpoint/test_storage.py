@@ -295,10 +295,15 @@ def test_local_files_do_not_import_pyarrow(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys, torch
 from raylight.checkpoint.io import TorchCheckpointIO
-io = TorchCheckpointIO()
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # Python ignores the signal, and write() fails
+io, way, limit = TorchCheckpointIO(), sys.argv[2], (100_000, 100_000)
+with io.in_background(True):
+    io.save_checkpoint({"state_dict": {}}, sys.argv[1] + ".small")
+if way != "in the other process":
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)  # Python ignores the signal, and write() fails
+else:
+    resource.prlimit(io._writer._process.pid, resource.RLIMIT_FSIZE, limit)
 try:
-    with io.in_background(sys.argv[2] == "background"):
+    with io.in_background(way != "at once"):
         io.save_checkpoint({"state_dict": {"w": torch.ones(10**6)}}, sys.argv[1])
     io.teardown()
 except Exception as error:
@@ -306,7 +311,14 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize("way", [pytest.param("at once", marks=pytest.mark.slow), "background"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("at once", marks=pytest.mark.slow),
+        "at once, as there is no room for a copy",
+        pytest.param("in the other process", marks=pytest.mark.slow),
+    ],
+)
 def test_full_disk(way: str, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     write(path, b"old")
@@ -319,5 +331,5 @@ def test_full_disk(way: str, tmp_path: Path) -> None:
     assert f"{path} was not written" in told
     assert "File too large" in told
     assert "Free some space" in told
-    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "last.ckpt.small"]
     assert read(path) == b"old"
