@@ -27,6 +27,6 @@ def test_at_some_operations(mode: str, step: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["local", "background", "pyarrow"])
-def test_at_every_operation(mode: str, tmp_path: Path) -> None:
-    assert crash_everywhere(tmp_path, mode, "--all") > 20
+@pytest.mark.parametrize("arguments", [("local", "--all"), ("background", "--all"), ("pyarrow",)])
+def test_at_every_operation(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    assert crash_everywhere(tmp_path, *arguments) > 20

@@ -82,14 +82,14 @@ class CountedStream:
         self._stream.close()
 
 
-def crash_pyarrow_at(number: int) -> None:
+def crash_pyarrow_at(number: int, least_bytes: int) -> None:
     """Likewise, for files of the scheme faulty://, which are on this disk."""
-    global _left
+    global _left, _least_bytes
     from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
     from raylight.checkpoint import storage
 
-    _left = number
+    _left, _least_bytes = number, least_bytes
     disk = LocalFileSystem()
 
     class Faulty(FSSpecHandler):  # type: ignore[misc]
@@ -157,10 +157,10 @@ def attempt(folder: Path, mode: str, number: int, least_bytes: int) -> bool:
         if mode == "background":
             os.environ["CRASH_AT"] = f"{number},{least_bytes}"  # see sitecustomize.py
         elif mode == "pyarrow":
-            crash_pyarrow_at(number)
+            crash_pyarrow_at(number, least_bytes)
         else:
             crash_at(number, least_bytes)
-        fit(f"faulty:/{folder}" if mode == "pyarrow" else str(folder), mode == "background")
+        fit(f"faulty://disk{folder}" if mode == "pyarrow" else str(folder), mode == "background")
         code = 0
     except BaseException:
         traceback.print_exc()
