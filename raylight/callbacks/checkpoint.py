@@ -18,13 +18,13 @@ from raylight.callbacks.checkpoint_files import (
     find_files,
     has_files,
     lies_in,
-    link,
     same_path,
 )
 from raylight.callbacks.checkpoint_naming import fill_template
 from raylight.callbacks.checkpoint_triggers import check_triggers, saves_on_train_epoch_end, validates_after_batch
 from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.checkpoint import storage
+from raylight.checkpoint.format import not_written
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.old_arguments import CHECKPOINT_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -61,9 +61,18 @@ class ModelCheckpoint(Checkpoint):
         save_on_train_epoch_end: Whether the epoch trigger acts when the training epoch ends, or when validation ends.
             None: when the training epoch ends, if validation runs once per epoch or not at all.
         enable_version_counter: Append ``-v1``, ``-v2`` ... rather than overwrite a file.
+        async_save: True: a process of its own writes the files, and training goes on as soon as the tensors are copied
+            into memory that it shares. There are two such copies at most: a save that finds both still being written
+            waits for one. Older files are deleted when the newer one is complete. What fails is raised by the next
+            save or at the end of the fit, which waits for all files. When training is killed, that process still
+            writes what it has. Tensors of a GPU are in the file as the CPU's. A logger that takes the files hears of
+            one when it is complete, and no file is begun before. False: training waits for the file. None: True
+            where the tensors take more than 64 MB. With a CheckpointIO of your own in ``Trainer(plugins=...)``, and
+            where a path such as memory:// is of this process only, files are written as with False.
 
     Raises:
-        MisconfigurationException: A value is out of range, or more than one trigger is given.
+        MisconfigurationException: A value is out of range, or more than one trigger is given; ``async_save=True`` with
+            a CheckpointIO of your own (when the fit starts).
 
     The constants ``CHECKPOINT_JOIN_CHAR``, ``CHECKPOINT_EQUALS_CHAR``, ``CHECKPOINT_NAME_LAST`` (a template too),
     ``FILE_EXTENSION`` and ``STARTING_VERSION`` may be changed on the object or in a subclass.
@@ -103,6 +112,7 @@ class ModelCheckpoint(Checkpoint):
         every_n_epochs: int | None = None,
         save_on_train_epoch_end: bool | None = None,
         enable_version_counter: bool = True,
+        async_save: bool | None = None,
     ) -> None:
         self.dirpath = absolute_dirpath(dirpath)
         self.filename = filename
@@ -120,6 +130,7 @@ class ModelCheckpoint(Checkpoint):
         self._train_time_interval = train_time_interval
         self._save_on_train_epoch_end = save_on_train_epoch_end
         self._enable_version_counter = enable_version_counter
+        self.async_save = async_save
         self._check_arguments()
 
         self.best_model_path = ""
@@ -136,6 +147,8 @@ class ModelCheckpoint(Checkpoint):
         self._defer_save_until_validation = False
         self._validation_has_run = False
         self._missing_metric_reported = False
+        self._loggers_wait = False
+        """There are some that have not heard of the last file, as it was not complete."""
 
     def _check_arguments(self) -> None:
         if self.mode not in ("min", "max"):
@@ -205,8 +218,22 @@ class ModelCheckpoint(Checkpoint):
                 "`ModelCheckpoint(save_last='link')` is only supported for local file paths, "
                 f"got `dirpath={self.dirpath}`. Use save_last=True there."
             )
-        if stage == "fit" and trainer.is_global_zero and self.save_top_k != 0 and has_files(self.dirpath):
-            rank_zero_warn(f"Checkpoint directory {self.dirpath} exists and is not empty.")
+        if stage == "fit":
+            self._prepare_fit(trainer, self.dirpath)
+
+    def _prepare_fit(self, trainer: TrainerView, dirpath: str) -> None:
+        if self.async_save and not trainer.strategy.checkpoint_io.writes_in_background:
+            raise MisconfigurationException(
+                f"ModelCheckpoint(async_save=True) has no say beside {type(trainer.strategy.checkpoint_io).__name__}, "
+                "which decides by itself how files are written: leave out async_save, or that plugin."
+            )
+        if trainer.is_global_zero:
+            storage.delete_leftovers(dirpath)
+            if self.save_top_k != 0 and has_files(dirpath):
+                rank_zero_warn(f"Checkpoint directory {dirpath} exists and is not empty.")
+
+    def teardown(self, trainer: TrainerView, pl_module: LightningModule, stage: str) -> None:
+        self._tell_waiting_loggers(trainer)
 
     def on_train_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._last_time_checked = time.monotonic()
@@ -256,6 +283,7 @@ class ModelCheckpoint(Checkpoint):
         """Collective when it saves: the engine must call it on every rank or on none."""
         if not self.save_on_exception or self._should_skip_saving(trainer):
             return
+        self._tell_waiting_loggers(trainer)
         metrics = self._monitor_candidates(trainer)
         filepath = self.format_checkpoint_name(metrics)
         self._save_checkpoint(trainer, filepath)
@@ -321,6 +349,7 @@ class ModelCheckpoint(Checkpoint):
     def _save_topk_checkpoint(self, trainer: TrainerView, metrics: dict[str, Any]) -> None:
         if self.save_top_k == 0:
             return
+        self._tell_waiting_loggers(trainer)
         if self.monitor is None:
             self._save_newest(trainer, metrics)
             return
@@ -415,7 +444,7 @@ class ModelCheckpoint(Checkpoint):
 
     def file_exists(self, filepath: str | os.PathLike[str], trainer: TrainerView) -> bool:
         """Whether rank 0 sees ``filepath``. Collective: every rank must call it, and gets the same answer."""
-        exists = trainer.is_global_zero and storage.exists(filepath) and not trainer.is_redone(filepath)
+        exists = trainer.is_global_zero and _is_there(trainer, filepath) and not trainer.is_redone(filepath)
         return bool(trainer.strategy.reduce_boolean_decision(exists, all=False))
 
     def _free_path(self, trainer: TrainerView, metrics: Mapping[str, Any], template: str | None, own_path: str) -> str:
@@ -424,7 +453,7 @@ class ModelCheckpoint(Checkpoint):
         if self._enable_version_counter:
             version = self.STARTING_VERSION
             # One broadcast, however many versions: only rank 0 looks at the disk
-            while trainer.is_global_zero and path != own_path and storage.exists(path):
+            while trainer.is_global_zero and path != own_path and _is_there(trainer, path):
                 path = self.format_checkpoint_name(metrics, template, ver=version)
                 version += 1
         return str(trainer.strategy.broadcast(path))
@@ -440,10 +469,22 @@ class ModelCheckpoint(Checkpoint):
 
     def _save_checkpoint(self, trainer: TrainerView, filepath: str) -> None:
         """Collective: every rank must call it."""
-        trainer.save_checkpoint(filepath, self.save_weights_only)
+        with trainer.strategy.checkpoint_io.in_background(self.async_save):
+            trainer.save_checkpoint(filepath, self.save_weights_only)
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
+        self._loggers_wait = True
+        if trainer.strategy.checkpoint_io.expects(filepath) is None or not any(map(_takes_files, trainer.loggers)):
+            self._tell_waiting_loggers(trainer)
+
+    def _tell_waiting_loggers(self, trainer: TrainerView) -> None:
+        """Before anything changes here, as loggers look at what this object says of the file."""
+        if not self._loggers_wait:
+            return
+        self._loggers_wait = False
         if trainer.is_global_zero:
+            if any(map(_takes_files, trainer.loggers)):
+                trainer.strategy.checkpoint_io.wait()
             for logger in trainer.loggers:
                 logger.after_save_checkpoint(self)
 
@@ -451,12 +492,13 @@ class ModelCheckpoint(Checkpoint):
         """Collective: every rank must call it."""
         if not self.save_last:
             return
+        self._tell_waiting_loggers(trainer)
         filepath = self._free_path(trainer, metrics, self.CHECKPOINT_NAME_LAST, own_path=self.last_model_path)
         # Set before saving: the path stands in the file
         previous, self.last_model_path = self.last_model_path, filepath
         if self.save_last == "link" and self._last_checkpoint_saved and self.save_top_k != 0:
             if trainer.is_global_zero:
-                link(self._last_checkpoint_saved, filepath)
+                trainer.strategy.checkpoint_io.link_checkpoint(self._last_checkpoint_saved, filepath)
             trainer.strategy.barrier()
         else:
             self._save_checkpoint(trainer, filepath)
@@ -483,6 +525,21 @@ class ModelCheckpoint(Checkpoint):
             stream.write(content)
 
         storage.write_atomic(filepath, write)
+
+
+def _is_there(trainer: TrainerView, path: str | os.PathLike[str]) -> bool:
+    """Whether a file is at ``path``, or will be when what is under way is done."""
+    expected: bool | None = trainer.strategy.checkpoint_io.expects(path)
+    if expected is not None:
+        return expected
+    try:
+        return storage.exists(path)
+    except OSError as error:
+        raise not_written(path, f"{type(error).__name__}: {error}", error.errno) from error
+
+
+def _takes_files(logger: Any) -> bool:
+    return bool(getattr(logger, "takes_checkpoints", True))
 
 
 def _moment(metrics: Mapping[str, Any]) -> str:

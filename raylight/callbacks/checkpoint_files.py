@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from raylight.callbacks.checkpoint_naming import pattern_of
@@ -56,14 +55,3 @@ def same_path(path: str, other: str) -> bool:
 
 def _comparable(path: str) -> str:
     return path.partition("?")[0] if "://" in path else os.path.abspath(path)
-
-
-def link(filepath: str, linkpath: str) -> None:
-    """Make ``linkpath`` a relative link to ``filepath``; a copy where the system gives no right to link."""
-    if same_path(filepath, linkpath):
-        return
-    storage.delete(linkpath)
-    try:
-        os.symlink(os.path.relpath(filepath, os.path.dirname(linkpath)), linkpath)
-    except OSError:
-        shutil.copy(filepath, linkpath)

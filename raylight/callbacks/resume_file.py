@@ -55,8 +55,9 @@ class ResumeFile(Checkpoint):
         if isinstance(exception, KeyboardInterrupt):
             self._save(trainer)
 
-    def teardown(self, trainer: TrainerView, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero and not trainer.interrupted:
+    def on_fit_end(self, trainer: TrainerView, pl_module: LightningModule) -> None:
+        # Not in teardown, which is also called where a worker is lost and the run goes on
+        if trainer.is_global_zero:
             for path in self.paths:
                 storage.delete(path)
 
@@ -69,7 +70,8 @@ class ResumeFile(Checkpoint):
     def _save(self, trainer: TrainerView) -> None:
         path = self.paths[self._next]
         self._next = 1 - self._next
-        trainer.save_checkpoint(path)
+        with trainer.strategy.checkpoint_io.in_background(None):
+            trainer.save_checkpoint(path)
         self._start_clock()
 
     def _start_clock(self) -> None:

@@ -23,6 +23,8 @@ here, not by the file. Nothing else is: a pickle can run any code, these types c
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import re
 import warnings
 import zipfile
@@ -39,7 +41,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from raylight.checkpoint import harmless, storage
 from raylight.utilities import secrets
-from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError
+from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError, CheckpointNotWrittenError
 from raylight.utilities.rank_zero import rank_zero_warn
 
 LIGHTNING_VERSION = "2.6.6"
@@ -64,9 +66,51 @@ def save(checkpoint: dict[str, Any], path: storage.PathOrURI) -> None:
     Args:
         checkpoint: Made plain by ``to_plain`` first; it is not changed.
         path: A local path or a URI; its parent folders are made.
+
+    Raises:
+        CheckpointNotWrittenError: The file system refuses; nothing has changed there.
     """
     plain = to_plain(checkpoint)
-    storage.write_atomic(path, lambda stream: torch.save(plain, stream))
+    try:
+        storage.write_atomic(path, lambda stream: torch.save(plain, stream))
+    except (OSError, RuntimeError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        raise not_written(path, f"{type(refusal).__name__}: {refusal}", refusal.errno) from refusal
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """What the file system said; torch's writer goes on after that, and raises an error of its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def not_written(path: storage.PathOrURI, reason: str, number: int | None) -> CheckpointNotWrittenError:
+    """The error to raise where a file system refused a checkpoint.
+
+    Args:
+        path: Of the checkpoint.
+        reason: What it said.
+        number: The system's number of that, if it has one.
+    """
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "Free some space there, keep fewer checkpoints (save_top_k), or save to another place (dirpath)"
+    else:
+        remedy = "See that the place is there and may be written to, or save to another one (dirpath)"
+    return CheckpointNotWrittenError(
+        f"The checkpoint {os.fspath(path)} was not written ({reason}). Those before it are as they were. {remedy}; "
+        'then go on from the last one, with fit(ckpt_path="last") or its path.'
+    )
+
+
+def not_deleted(path: storage.PathOrURI, reason: str) -> CheckpointError:
+    """Likewise for one that was to be deleted."""
+    return CheckpointError(
+        f"The checkpoint {os.fspath(path)} was not deleted ({reason}); newer ones are written. See that its folder may "
+        "be written to, or keep all with save_top_k=-1."
+    )
 
 
 def load(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,11 @@ import torch
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
+from raylight.checkpoint.background import BackgroundWriter
+from raylight.checkpoint.image import FileImage
+
+LARGE_BYTES = 64 * 2**20
+"""Tensors of a checkpoint that take more than this are written in the background, where nobody said otherwise."""
 
 Path = storage.PathOrURI
 
@@ -48,15 +54,56 @@ class CheckpointIO(ABC):
     def teardown(self) -> None:  # noqa: B027  nothing to do is the usual case
         """The run is over: finish what is under way."""
 
+    # What ModelCheckpoint asks for, beside Lightning's methods
+    @property
+    def writes_in_background(self) -> bool:
+        """Whether ``in_background`` has an effect."""
+        return False
+
+    def in_background(self, wanted: bool | None) -> contextlib.AbstractContextManager[None]:
+        """Saves inside may return before the file is there. See ``ModelCheckpoint(async_save=...)``."""
+        return contextlib.nullcontext()
+
+    def expects(self, path: Path) -> bool | None:
+        """Whether there will be a file at ``path`` when what is under way is done; None: the disk knows."""
+        return None
+
+    def wait(self) -> None:  # noqa: B027
+        """Return when nothing is under way."""
+
+    def link_checkpoint(self, target: str, path: str) -> None:
+        """Make ``path`` a link to the checkpoint ``target``; both are local."""
+        storage.link(target, path)
+
 
 class TorchCheckpointIO(CheckpointIO):
-    """One file, complete or not there, at a local path or a URI; it is read without running code from it."""
+    """One file, complete or not there, at a local path or a URI; it is read without running code from it.
+
+    Where ModelCheckpoint wants it, another process writes the file, see ``BackgroundWriter``; what fails there is
+    raised by the next save, or at the end of the run. A subclass does not do that: its methods are to find the file.
+    """
+
+    _wanted: bool | None = False  # in the class, as a subclass may not call __init__
+    _writer: BackgroundWriter | None = None
+
+    @property
+    def writes_in_background(self) -> bool:
+        return type(self) is TorchCheckpointIO
+
+    @contextlib.contextmanager
+    def in_background(self, wanted: bool | None) -> Iterator[None]:
+        outer, self._wanted = self._wanted, wanted if self.writes_in_background else False
+        try:
+            yield
+        finally:
+            self._wanted = outer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None = None) -> None:
-        """Write ``checkpoint`` to ``path``.
+        """Write ``checkpoint`` to ``path``, at once or ``in_background``.
 
         Raises:
             TypeError: ``storage_options`` are given, which this class has no use for.
+            CheckpointNotWrittenError: The file system refuses it, or refused an earlier one in the background.
         """
         if storage_options is not None:
             raise TypeError(
@@ -64,16 +111,68 @@ class TorchCheckpointIO(CheckpointIO):
                 f"`{type(self).__name__}`. Please implement your custom `CheckpointIO` to define how you'd like to use "
                 "`storage_options`."
             )
+        if self._wanted is not False and storage.outlives_process(path):
+            checkpoint = checkpoint_format.to_plain(checkpoint)
+            image = FileImage(checkpoint)
+            if self._wanted or image.num_tensor_bytes > LARGE_BYTES:
+                with contextlib.suppress(MemoryError):  # then at once
+                    self._live_writer().save(image, path)
+                    return
+        self.wait()  # an older file of the same name must not come after this one
+        if self._writer is not None:
+            self._writer.raise_failure()
         checkpoint_format.save(checkpoint, path)
 
     def load_checkpoint(
         self, path: Path, map_location: Any | None = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """Read what is at ``path``, when nothing is under way any more."""
+        self.wait()
         checkpoint_format.check_weights_only(weights_only)
         return checkpoint_format.load(path, map_location)
 
     def remove_checkpoint(self, path: Path) -> None:
-        storage.delete(path)
+        """Delete what is at ``path``; where files are under way, after them."""
+        if self._writer is not None:
+            self._writer.delete(path)
+            return
+        try:
+            storage.delete(path)
+        except OSError as error:
+            raise checkpoint_format.not_deleted(path, f"{type(error).__name__}: {error}") from error
+
+    def link_checkpoint(self, target: str, path: str) -> None:
+        if self._writer is not None:
+            self._writer.link(target, path)
+        else:
+            super().link_checkpoint(target, path)
+
+    def expects(self, path: Path) -> bool | None:
+        return self._writer.expects(path) if self._writer is not None else None
+
+    def wait(self) -> None:
+        if self._writer is not None:
+            self._writer.wait()
+
+    def teardown(self) -> None:
+        """Wait for what is under way, and end the process that does it.
+
+        Raises:
+            CheckpointError: Something of it has failed.
+        """
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _live_writer(self) -> BackgroundWriter:
+        if self._writer is not None and self._writer.has_ended:
+            self.teardown()
+        if self._writer is None:
+            self._writer = BackgroundWriter()
+        return self._writer
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_writer": None}
 
 
 class AsyncCheckpointIO(CheckpointIO):

@@ -13,12 +13,14 @@ What changed, by the version that changed it::
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import IO, Any
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
+from raylight.checkpoint.background import wait_for
 from raylight.checkpoint.progress import Position, to_loops
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -40,6 +42,8 @@ def load(path: storage.PathOrURI | IO[bytes], map_location: checkpoint_format.Ma
         CheckpointNotFoundError: There is no such file.
         CheckpointError: It is broken, unsafe or no checkpoint.
     """
+    if isinstance(path, str | os.PathLike):
+        wait_for(path)
     return upgraded(checkpoint_format.load(path, map_location), path)
 
 

@@ -17,10 +17,11 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import url2pathname, urlopen
@@ -31,6 +32,18 @@ PathOrURI: TypeAlias = str | os.PathLike[str]
 
 _URI = re.compile(r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/?]*)(?P<path>[^?]*)(?P<options>\?.*)?", re.DOTALL)
 _COPY_BYTES = 16 * 2**20
+
+SECONDS_BEFORE_RETRIES = (1.0, 5.0, 15.0)
+"""Waited before what failed on S3 for a passing reason is done for the second, third and last time."""
+SECONDS_UNTIL_STALE = 86400.0
+"""A temporary file that is older than this is no longer being written."""
+
+_PASSING = re.compile(
+    r"AWS Error (?:INTERNAL_FAILURE|NETWORK_CONNECTION|REQUEST_TIMEOUT|SERVICE_UNAVAILABLE|SLOW_DOWN|THROTTLING"
+    r"|\w+ \(HTTP status (?:408|429|5\d\d)\))"
+)
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_T = TypeVar("_T")
 
 
 def is_local(path: PathOrURI) -> bool:
@@ -80,13 +93,18 @@ def exists(path: PathOrURI) -> bool:
     return bool(_remote_info(path).type.name != "NotFound")
 
 
+def outlives_process(path: PathOrURI) -> bool:
+    """Whether another process gets to the same file: not with what only this one's fsspec knows, such as memory://."""
+    return is_local(path) or _remote(path)[0].type_name in ("s3", "gcs", "abfs", "hdfs")
+
+
 def make_dirs(path: PathOrURI) -> None:
     """Make the folder ``path`` and its parents; one that is there is fine."""
     if (local := _local_path(path)) is not None:
         os.makedirs(local, exist_ok=True)
     else:
         filesystem, key = _remote(path)
-        filesystem.create_dir(key, recursive=True)
+        _retried(lambda: filesystem.create_dir(key, recursive=True))
 
 
 def list_dir(path: PathOrURI) -> list[str]:
@@ -96,10 +114,7 @@ def list_dir(path: PathOrURI) -> list[str]:
             return sorted(os.listdir(local))
         except FileNotFoundError:
             return []
-    from pyarrow.fs import FileSelector
-
-    filesystem, key = _remote(path)
-    return sorted(info.base_name for info in filesystem.get_file_info(FileSelector(key, allow_not_found=True)))
+    return sorted(info.base_name for info in _remote_infos(path))
 
 
 def modified(path: PathOrURI) -> float:
@@ -125,11 +140,39 @@ def delete(path: PathOrURI) -> None:
             else:
                 os.unlink(local)
             return
-        filesystem, key = _remote(path)
-        if filesystem.get_file_info(key).type.name == "Directory":
-            filesystem.delete_dir(key)
-        else:
-            filesystem.delete_file(key)
+        _retried(lambda: _delete_remote(*_remote(path)))
+
+
+def link(target: str, path: str) -> None:
+    """Make ``path`` a relative link to ``target``, in one step where a file or a link was there.
+
+    Both are local. It is a copy where the system gives no right to link.
+    """
+    if os.path.abspath(target) == os.path.abspath(path):
+        return
+    if os.path.isdir(path) and not os.path.islink(path):
+        delete(path)
+    temporary = os.path.join(os.path.dirname(path), _temporary_name())
+    try:
+        os.symlink(os.path.relpath(target, os.path.dirname(path)), temporary)
+    except OSError:
+        with open(target, "rb") as source:
+            write_atomic(path, lambda stream: shutil.copyfileobj(source, stream, _COPY_BYTES))
+        return
+    _replace(temporary, path)
+
+
+def delete_leftovers(folder: PathOrURI) -> None:
+    """Delete what writes into ``folder`` have left that were killed over a day ago; what cannot be deleted stays.
+
+    An upload to S3 that was killed leaves parts that only a lifecycle rule of the bucket removes.
+    """
+    oldest = time.time() - SECONDS_UNTIL_STALE
+    with contextlib.suppress(OSError):
+        for name in list_dir(folder):
+            leftover = join(folder, name)
+            if _TEMPORARY.fullmatch(name) and 0.0 < modified(leftover) < oldest:
+                delete(leftover)
 
 
 def open_read(path: PathOrURI) -> BinaryIO:
@@ -145,9 +188,7 @@ def open_read(path: PathOrURI) -> BinaryIO:
         return open(local, "rb")
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     try:
-        with _open_remote(path) as source:
-            shutil.copyfileobj(source, copy, _COPY_BYTES)
-        copy.seek(0)
+        _retried(lambda: _download(path, copy))
     except BaseException:
         copy.close()
         raise
@@ -158,12 +199,13 @@ def write_atomic(path: PathOrURI, write: Callable[[BinaryIO], None]) -> None:
     """Have ``write`` fill a file that appears at ``path`` only when it is complete.
 
     It is written under a temporary name in the same folder, whose parents are made, and then renamed. Whatever goes
-    wrong, an interrupt included, the temporary file is removed, and an older file at ``path`` stays as it was.
+    wrong, an interrupt included, the temporary file is removed, and an older file at ``path`` stays as it was. Where S3
+    fails for a passing reason, ``write`` is called again, with another stream.
     """
     if (local := _local_path(path)) is not None:
         _write_local(local, write)
     else:
-        _write_remote(*_remote(path), write)
+        _retried(lambda: _write_remote(*_remote(path), write))
 
 
 def _write_local(path: str, write: Callable[[BinaryIO], None]) -> None:
@@ -175,6 +217,16 @@ def _write_local(path: str, write: Callable[[BinaryIO], None]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _replace(temporary, path)
+
+
+def _replace(temporary: str, path: str) -> None:
+    """Give ``temporary`` its name, or remove it."""
+    try:
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -201,13 +253,48 @@ def _write_remote(filesystem: Any, key: str, write: Callable[[BinaryIO], None]) 
 def _move(filesystem: Any, source: str, target: str) -> None:
     try:
         filesystem.move(source, target)
-    except OSError:  # S3 copies nothing above 5 GiB by itself, and its "move" is such a copy
-        with (
-            filesystem.open_input_stream(source, compression=None) as reader,
-            filesystem.open_output_stream(target, compression=None) as writer,
-        ):
-            shutil.copyfileobj(reader, writer, _COPY_BYTES)
+    except OSError as error:  # S3 copies nothing above 5 GiB by itself, and its "move" is such a copy
+        if _is_passing(error):
+            raise
+        with tempfile.TemporaryFile() as copy:  # pyarrow completes an upload whose source fails half-way
+            with filesystem.open_input_stream(source, compression=None) as reader:
+                shutil.copyfileobj(reader, copy, _COPY_BYTES)
+            copy.seek(0)
+            with filesystem.open_output_stream(target, compression=None) as writer:
+                shutil.copyfileobj(copy, writer, _COPY_BYTES)
         filesystem.delete_file(source)
+
+
+def _delete_remote(filesystem: Any, key: str) -> None:
+    if filesystem.get_file_info(key).type.name == "Directory":
+        filesystem.delete_dir(key)
+    else:
+        filesystem.delete_file(key)
+
+
+def _download(path: PathOrURI, copy: BinaryIO) -> None:
+    copy.seek(0)
+    copy.truncate()
+    with _open_remote(path) as source:
+        shutil.copyfileobj(source, copy, _COPY_BYTES)
+    copy.seek(0)
+
+
+def _retried(action: Callable[[], _T]) -> _T:
+    """What ``action`` returns, which is called again where it fails for a passing reason."""
+    for seconds in SECONDS_BEFORE_RETRIES:
+        try:
+            return action()
+        except OSError as error:
+            if not _is_passing(error):
+                raise
+        time.sleep(seconds)
+    return action()
+
+
+def _is_passing(error: OSError) -> bool:
+    """Whether S3 may well do the same a little later."""
+    return _PASSING.search(str(error)) is not None
 
 
 def _temporary_name() -> str:
@@ -263,7 +350,16 @@ def _remote_root(uri: str) -> tuple[Any, str]:
 
 def _remote_info(path: PathOrURI) -> Any:
     filesystem, key = _remote(path)
-    return filesystem.get_file_info(key)
+    return _retried(lambda: filesystem.get_file_info(key))
+
+
+def _remote_infos(folder: PathOrURI) -> list[Any]:
+    """Of what is in a folder; empty when there is no such folder."""
+    from pyarrow.fs import FileSelector
+
+    filesystem, key = _remote(folder)
+    infos: list[Any] = _retried(lambda: filesystem.get_file_info(FileSelector(key, allow_not_found=True)))
+    return infos
 
 
 def _open_remote(path: PathOrURI) -> Any:

@@ -93,6 +93,11 @@ class Logger(ABC):
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:  # noqa: B027
         """``checkpoint_callback`` has written a checkpoint."""
 
+    @property
+    def takes_checkpoints(self) -> bool:
+        """Whether ``after_save_checkpoint`` does something, for which the file must be complete."""
+        return getattr(self.after_save_checkpoint, "__func__", None) is not Logger.after_save_checkpoint
+
 
 class DummyExperiment:
     """Swallows everything: each attribute, call and item is the object itself, and iterating it gives nothing."""

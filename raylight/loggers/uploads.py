@@ -39,6 +39,10 @@ class CheckpointUploads(Logger):
         elif self._log_model is True:
             self._checkpoint_callbacks[checkpoint_callback.state_key] = checkpoint_callback
 
+    @property
+    def takes_checkpoints(self) -> bool:
+        return bool(self._log_model)
+
     def _upload_rest(self) -> None:
         """The run is over: upload what has waited for that."""
         for callback in self._checkpoint_callbacks.values():

@@ -9,6 +9,7 @@
     │   └── MetricNotLoggedError                      a search goes by a metric that its trials do not log
     ├── CheckpointError                               a checkpoint is broken, or not for this model
     │   ├── CheckpointNotFoundError (also FileNotFoundError)   there is none
+    │   ├── CheckpointNotWrittenError (also OSError)           the file system refused it
     │   ├── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
     │   └── WeightsMismatchError (also RuntimeError)           its weights are those of another model
     ├── ResourceError                                 the cluster cannot give what the run asks for
@@ -51,6 +52,10 @@ class CheckpointError(RaylightError):
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no checkpoint where one was named."""
+
+
+class CheckpointNotWrittenError(CheckpointError, OSError):
+    """A checkpoint could not be written, for want of space or of the right to; older ones are as they were."""
 
 
 class IncompleteCheckpointError(CheckpointError, KeyError):

@@ -33,7 +33,7 @@ OWN_KEY = "raylight"
 
 
 def save(run: Run, path: str, weights_only: bool, storage_options: Any = None) -> None:
-    """Collective: put the run's state together and let rank 0 write it; returns when the file is there."""
+    """Collective: put the run's state together and let rank 0 write it; the file is then there, or under way."""
     outer, run.metrics.hook = run.metrics.hook, None  # nothing may be logged from here
     checkpoint = dump(run, weights_only)
     run.metrics.hook = outer

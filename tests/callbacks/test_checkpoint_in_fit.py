@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from raylight.callbacks import ModelCheckpoint
+from raylight.callbacks import Callback, ModelCheckpoint
+from raylight.checkpoint.format import load
+from raylight.checkpoint.io import AsyncCheckpointIO, TorchCheckpointIO
+from raylight.loggers import CSVLogger
+from raylight.utilities.exceptions import CheckpointNotWrittenError, MisconfigurationException
 
 VAL_LOSSES = [3.0, 1.0, 2.0, 0.5, 4.0]
 
@@ -211,3 +217,119 @@ def test_second_fit_goes_on(same_in_both: Any) -> None:
         return left_behind(program, checkpoint)
 
     assert same_in_both(run)["files"] == ["epoch=1-step=8.ckpt"]
+
+
+# ------------------------------------------------------------------------------------------------ in the background
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["best_two_named", "same_name", "same_name_overwritten", "last", "last_link_ranked", "every_three_steps_last"],
+)
+def test_the_same_in_the_background(in_raylight: Any, case: str) -> None:
+    arguments, flags = CASES[case]
+    outcomes = []
+    for async_save in (False, True):
+        program = type(in_raylight)(in_raylight.pl, in_raylight.root / str(async_save))
+        checkpoint = ModelCheckpoint(dirpath=program.root / "kept", async_save=async_save, **arguments)
+        program.trainer(checkpoint, **{"max_epochs": 4, **flags}).fit(program.model(VAL_LOSSES))
+        outcomes.append(left_behind(program, checkpoint))
+        assert load(checkpoint.last_model_path or checkpoint.best_model_path)["state_dict"]
+    assert outcomes[0] == outcomes[1]
+    assert psutil.Process().children() == []
+
+
+def test_user_saves_at_once(in_raylight: Any) -> None:
+    class Saves(Callback):
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            trainer.save_checkpoint(in_raylight.root / "own.ckpt")
+            assert load(in_raylight.root / "own.ckpt")["global_step"] == trainer.global_step
+
+    checkpoint = ModelCheckpoint(in_raylight.root / "kept", async_save=True)
+    in_raylight.trainer(Saves(), checkpoint, max_epochs=2).fit(in_raylight.model())
+
+
+def test_nothing_is_under_way_after_an_exception(in_raylight: Any) -> None:
+    class Broken(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            trainer.callbacks.append(self)  # after the checkpoint
+
+        def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.current_epoch == 1:
+                raise RuntimeError("broken")
+
+    checkpoint = ModelCheckpoint(in_raylight.root, async_save=True, save_top_k=-1, save_on_exception=True)
+    with pytest.raises(RuntimeError, match="broken"):
+        in_raylight.trainer(Broken(), checkpoint, max_epochs=3).fit(in_raylight.model())
+    assert in_raylight.files() == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"]
+    assert [load(in_raylight.root / name)["global_step"] for name in in_raylight.files()] == [4, 8]
+    assert psutil.Process().children() == []
+
+
+class SpoilsFolder(Callback):
+    """Where the checkpoints' folder was, there is a file in the second epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.current_epoch == 1:
+            trainer.strategy.checkpoint_io.wait()
+            self.folder.rename(self.folder.with_name("moved"))
+            self.folder.touch()
+
+
+@pytest.mark.parametrize("max_epochs", [2, 3], ids=["at the end", "at the next save"])
+@pytest.mark.parametrize("async_save", [False, True])
+def test_error_names_file_and_remedy(in_raylight: Any, max_epochs: int, async_save: bool) -> None:
+    folder = in_raylight.root / "kept"
+    checkpoint = ModelCheckpoint(folder, async_save=async_save)
+    trainer = in_raylight.trainer(SpoilsFolder(folder), checkpoint, max_epochs=max_epochs)
+    expected = r"kept/epoch=1-step=8.ckpt was not written \(FileExistsError.* See that the place is there"
+    with pytest.raises(CheckpointNotWrittenError, match=expected):
+        trainer.fit(in_raylight.model())
+    assert load(folder.with_name("moved") / "epoch=0-step=4.ckpt")["global_step"] == 4
+
+
+@pytest.mark.parametrize("plugin", [AsyncCheckpointIO, type("Own", (TorchCheckpointIO,), {})])
+def test_own_checkpoint_io_decides_itself(in_raylight: Any, plugin: Any) -> None:
+    with pytest.raises(MisconfigurationException, match=rf"async_save=True\) has no say beside {plugin.__name__}"):
+        in_raylight.trainer(ModelCheckpoint(async_save=True), plugins=plugin(), max_epochs=1).fit(in_raylight.model())
+    checkpoint = ModelCheckpoint(in_raylight.root / "kept")
+    in_raylight.trainer(checkpoint, plugins=plugin(), max_epochs=1).fit(in_raylight.model())
+    assert load(checkpoint.best_model_path)["global_step"] == 4
+
+
+def test_logger_hears_of_complete_files(in_raylight: Any) -> None:
+    class Uploads(CSVLogger):
+        def __init__(self, root: Path) -> None:
+            super().__init__(root)
+            self.heard: list[tuple[str, int]] = []
+
+        def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+            path = checkpoint_callback._last_checkpoint_saved
+            self.heard.append((Path(path).name, load(path)["global_step"]))
+
+    heard = []
+    for async_save in (False, True):
+        logger = Uploads(in_raylight.root)
+        checkpoint = ModelCheckpoint(in_raylight.root / str(async_save), save_last=True, async_save=async_save)
+        in_raylight.trainer(checkpoint, logger=logger, max_epochs=2).fit(in_raylight.model())
+        heard.append(logger.heard)
+    assert len(heard[0]) == 4
+    assert heard[0] == heard[1]
+
+
+def test_what_a_crash_has_left_is_no_checkpoint_and_goes_after_a_day(in_raylight: Any) -> None:
+    kept = in_raylight.root / "kept"
+    kept.mkdir()
+    old, new = (kept / f".{digit * 32}.tmp" for digit in "ab")
+    for each in (old, new):
+        each.write_bytes(b"half a checkpoint")
+    os.utime(old, (1, 1))
+    checkpoint = ModelCheckpoint(kept, save_last=True)
+    trainer = in_raylight.trainer(checkpoint, max_epochs=1)
+    with pytest.warns(UserWarning, match="is not empty"):
+        trainer.fit(in_raylight.model())
+    assert sorted(each.name for each in kept.iterdir()) == [new.name, "epoch=0-step=4.ckpt", "last.ckpt"]
+    assert checkpoint.find_last_checkpoints(trainer) == {str(kept / "last.ckpt")}

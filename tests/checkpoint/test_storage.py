@@ -163,6 +163,34 @@ def test_deleting_a_link_keeps_what_it_points_to(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["target"]
 
 
+@pytest.mark.parametrize("former", ["nothing", "file", "link", "folder"])
+def test_link_replaces_what_was_there(tmp_path: Path, former: str) -> None:
+    target, linkpath = tmp_path / "sub" / "new.ckpt", tmp_path / "last.ckpt"
+    target.parent.mkdir()
+    target.write_text("new")
+    other = tmp_path / "other.ckpt"
+    other.write_text("other")
+    if former == "file":
+        linkpath.write_text("old")
+    elif former == "link":
+        linkpath.symlink_to(other)
+    elif former == "folder":
+        linkpath.mkdir()
+        (linkpath / "shard").touch()
+    storage.link(str(target), str(linkpath))
+    assert str(linkpath.readlink()) == "sub/new.ckpt"
+    assert linkpath.read_text() == "new"
+    assert other.read_text() == "other"
+
+
+def test_no_link_to_itself(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_text("content")
+    storage.link(str(path), str(path))
+    assert path.read_text() == "content"
+    assert not path.is_symlink()
+
+
 def test_modified_is_the_time_of_writing(tmp_path: Path) -> None:
     write(tmp_path / "a", b"")
 
@@ -262,3 +290,46 @@ def test_local_files_do_not_import_pyarrow(tmp_path: Path) -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == 0
+
+
+FULL_DISK = """
+import resource, sys, torch
+from raylight.checkpoint.io import TorchCheckpointIO
+io, way, limit = TorchCheckpointIO(), sys.argv[2], (100_000, 100_000)
+with io.in_background(True):
+    io.save_checkpoint({"state_dict": {}}, sys.argv[1] + ".small")
+if way != "in the other process":
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)  # Python ignores the signal, and write() fails
+else:
+    resource.prlimit(io._writer._process.pid, resource.RLIMIT_FSIZE, limit)
+try:
+    with io.in_background(way != "at once"):
+        io.save_checkpoint({"state_dict": {"w": torch.ones(10**6)}}, sys.argv[1])
+    io.teardown()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("at once", marks=pytest.mark.slow),
+        "at once, as there is no room for a copy",
+        pytest.param("in the other process", marks=pytest.mark.slow),
+    ],
+)
+def test_full_disk(way: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write(path, b"old")
+
+    told = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path), way], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert told.startswith("CheckpointNotWrittenError")
+    assert f"{path} was not written" in told
+    assert "File too large" in told
+    assert "Free some space" in told
+    assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "last.ckpt.small"]
+    assert read(path) == b"old"
