@@ -46,6 +46,15 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 _T = TypeVar("_T")
 
 
+_home: Any = None
+
+
+def use_home(filesystem: Any) -> None:
+    """Take all local paths for those of ``filesystem``, a ``pyarrow.fs.FileSystem``; None: of this machine."""
+    global _home
+    _home = filesystem
+
+
 def is_local(path: PathOrURI) -> bool:
     """Whether ``path`` is on a file system of this machine, network mounts included."""
     return _local_path(path) is not None
@@ -69,7 +78,7 @@ def parent(path: PathOrURI) -> str:
     text = _text(path)
     uri = _URI.fullmatch(text)
     if uri is None or text.startswith("file://"):
-        return os.path.dirname(_local_path(path) or text)
+        return os.path.dirname(_path_without_scheme(path) or text)
     return uri["root"] + uri["path"].rpartition("/")[0] + (uri["options"] or "")
 
 
@@ -146,8 +155,11 @@ def delete(path: PathOrURI) -> None:
 def link(target: str, path: str) -> None:
     """Make ``path`` a relative link to ``target``, in one step where a file or a link was there.
 
-    Both are local. It is a copy where the system gives no right to link.
+    Both are paths without a scheme. It is a copy where the system gives no right to link.
     """
+    if _home is not None:
+        _copy(target, path)
+        return
     if os.path.abspath(target) == os.path.abspath(path):
         return
     if os.path.isdir(path) and not os.path.islink(path):
@@ -156,10 +168,14 @@ def link(target: str, path: str) -> None:
     try:
         os.symlink(os.path.relpath(target, os.path.dirname(path)), temporary)
     except OSError:
-        with open(target, "rb") as source:
-            write_atomic(path, lambda stream: shutil.copyfileobj(source, stream, _COPY_BYTES))
+        _copy(target, path)
         return
     _replace(temporary, path)
+
+
+def _copy(source: PathOrURI, path: PathOrURI) -> None:
+    with open_read(source) as content:
+        write_atomic(path, lambda stream: shutil.copyfileobj(content, stream, _COPY_BYTES))
 
 
 def delete_leftovers(folder: PathOrURI) -> None:
@@ -310,6 +326,10 @@ def _text(path: PathOrURI) -> str:
 
 def _local_path(path: PathOrURI) -> str | None:
     """The path for ``os``, or None when ``path`` is remote."""
+    return None if _home is not None else _path_without_scheme(path)
+
+
+def _path_without_scheme(path: PathOrURI) -> str | None:
     text = _text(path)
     if text.startswith("file://"):
         return url2pathname(urlsplit(text).path)
@@ -318,6 +338,8 @@ def _local_path(path: PathOrURI) -> str | None:
 
 def _remote(path: PathOrURI) -> tuple[Any, str]:
     """The ``pyarrow.fs.FileSystem`` of a URI, and the path in it."""
+    if _home is not None and (local := _path_without_scheme(path)) is not None:
+        return _home, _home.normalize_path(local)
     uri = _URI.fullmatch(_text(path))
     assert uri is not None
     # Only the root is given to the parsers of URIs: they refuse or decode what may well stand in a file's name.

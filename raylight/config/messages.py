@@ -205,9 +205,7 @@ class Report:
     values: dict[str, float]
     """Metrics by name."""
     checkpoint: str | None = None
-    """A checkpoint of this moment: a file on rank 0's node."""
-    content: bytes | None = None
-    """That file itself, where rank 0 is on another node than the driver."""
+    """A checkpoint of this moment: a file on the driver's node."""
 
 
 @dataclass(frozen=True)

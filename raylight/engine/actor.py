@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import datetime
 import gc
 import importlib
@@ -15,23 +14,24 @@ import sys
 import threading
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
+from raylight.checkpoint import storage
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
 from raylight.engine import by_value, homeward
 from raylight.engine.failures import Failure, describe
+from raylight.engine.home_files import Home
 from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
 from raylight.engine.surroundings import Surroundings
 from raylight.utilities.rank_zero import package_log
 from raylight.worker.control import LeaveFit, StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
 from raylight.worker.execute import execute
-from raylight.worker.run import Emit, Run
+from raylight.worker.run import Run
 
 COALESCE_SECONDS = 0.1
 """Events that come together within this time travel together."""
@@ -81,8 +81,6 @@ class Parcel:
     job: bytes
     surroundings: Surroundings
     """What each rank would have around it if it had run the script itself."""
-    node_id: str
-    """The driver's node."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,8 @@ class Attempt:
     takes_snapshots: bool
     redone_since: float | None
     """See ``Job``."""
+    home: Home
+    """Where local paths are."""
     parts: tuple[int, ...] = ()
     """Ranks whose parts of the snapshot to go on from are sent along, in their order."""
     former_world_size: int = 0
@@ -205,13 +205,13 @@ class WorkerActor:
         stop = self._stop_request(attempt.number)
         self._outbox.open()
         parcel.surroundings.adopt()
+        storage.use_home(attempt.home.files())
         job: Job = ray.cloudpickle.loads(parcel.job)
         job.redone_since = attempt.redone_since
         self._snapshots = _snapshots(job, attempt, parts)
         try:
             parcel.surroundings.adopt_numbers()
-            emit = self._emitter(parcel.node_id)
-            run, outcome = execute(job, member.ranks, self._device, emit, stop, self._snapshots, self._watch)
+            run, outcome = execute(job, member.ranks, self._device, self._emit, stop, self._snapshots, self._watch)
             return homeward.pack(run, outcome)
         except LeaveFit as left:
             return Left(left.batch)
@@ -221,6 +221,7 @@ class WorkerActor:
             if self._run is not None:
                 _end_loader_processes(self._run)
             self._run = None
+            storage.use_home(None)
             self._stops.pop(attempt.number)
             self._outbox.close()
             if self._snapshots is not None:
@@ -270,17 +271,9 @@ class WorkerActor:
         """Second half: the batch that all ranks stop at, or from which on they leave as soon as they can."""
         self._stop_request(job).stop_at(batch, leaves)
 
-    def _emitter(self, drivers_node: str) -> Emit:
-        shares_node = ray.get_runtime_context().get_node_id() == drivers_node
-
-        def emit(event: Event) -> bool | None:
-            if not isinstance(event, Report):
-                self._outbox.put(event)
-                return None
-            self._outbox.put(event if shares_node else _with_content(event))
-            return self._answers.get()
-
-        return emit
+    def _emit(self, event: Event) -> bool | None:
+        self._outbox.put(event)
+        return self._answers.get() if isinstance(event, Report) else None
 
     def _stop_request(self, job: int) -> StopRequest:
         return self._stops.setdefault(job, StopRequest())
@@ -324,16 +317,6 @@ def _snapshots(job: Job, attempt: Attempt, parts: tuple[Snapshot, ...]) -> Snaps
     by_rank = dict(zip(attempt.parts, parts, strict=True))
     start = Start([by_rank.get(rank) for rank in range(attempt.former_world_size)]) if parts else None
     return Snapshots(job.config.snapshot_every_n_steps, start)
-
-
-def _with_content(report: Report) -> Report:
-    """A report whose file the driver need not be able to reach."""
-    if report.checkpoint is None:
-        return report
-    file = Path(report.checkpoint)
-    content = file.read_bytes()
-    file.unlink()
-    return dataclasses.replace(report, content=content)
 
 
 def _end_loader_processes(run: Run) -> None:

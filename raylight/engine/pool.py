@@ -20,6 +20,7 @@ from raylight.engine import cluster, homeward
 from raylight.engine.actor import Attempt, Membership, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
+from raylight.engine.home_files import Home, start_server
 from raylight.engine.interrupt import graceful_interrupt
 from raylight.engine.moves import Moves
 from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
@@ -57,6 +58,8 @@ class WorkerPool:
         self._bench: list[Seat] = []
         """Of processes that are to join them: there is no room for them yet, or they are starting."""
         self._moves = Moves(placement, elastic_wait)
+        self._server: Any = None
+        """See ``_home_server``."""
         self._idle_timer: threading.Timer | None = None
         self._num_attempts = 0
         self.busy = False
@@ -254,16 +257,26 @@ class WorkerPool:
     ) -> dict[int, Outcome]:
         self._num_attempts += 1
         parts = snapshots.newest if snapshots is not None else []
-        running = {}
+        home, running = Home(self._home_server(), job.root_dir), {}
         for rank, worker in enumerate(self.workers):
             own = tuple(sorted({0, *range(rank, len(parts), len(self._seats))})) if parts else ()
-            attempt = Attempt(self._num_attempts, snapshots is not None, redone_since, own, len(parts))
+            attempt = Attempt(self._num_attempts, snapshots is not None, redone_since, home, own, len(parts))
             running[worker.execute.remote(parcel, attempt, *(parts[part].content for part in own))] = rank
         if snapshots is not None:
             snapshots.start(self.workers)
         timeout, number = job.config.hang_timeout, self._num_attempts
         following = Following(self.workers, self.infos, number, listener, snapshots, timeout, self._shall_regroup)
-        return following.run(running, stop)
+        try:
+            return following.run(running, stop)
+        finally:
+            home.remove_marker()
+
+    def _home_server(self) -> Any:
+        """What brings files of workers on other nodes to this one; None where all are here."""
+        here = ray.get_runtime_context().get_node_id()
+        if self._server is None and any(info.node_id != here for info in self.infos):
+            self._server = start_server()
+        return self._server
 
     def _recover(self, lost: WorkersLostError, incidents: Incidents, spares: int) -> None:
         """Put the pool together again, and have so many spare workers.
@@ -313,6 +326,9 @@ class WorkerPool:
         if not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
             return  # they ended with their cluster, or with the connection to it
         self._places.give_back(seats)
+        if self._server is not None:
+            ray.kill(self._server)
+            self._server = None
 
     def _start_idle_timer(self) -> None:
         self._idle_timer = threading.Timer(self.idle_timeout, self._expire)
@@ -429,5 +445,4 @@ def _pack(job: Job) -> Parcel:
     return Parcel(
         job=ray.cloudpickle.dumps(job),
         surroundings=Surroundings.here(),
-        node_id=ray.get_runtime_context().get_node_id(),
     )

@@ -91,8 +91,6 @@ class Trial(tune.Trainable):
             return {FAILURE: describe(error, 0, node, os.getpid()), DONE: True}
         if report is None:
             return {RESULT_DUPLICATE: True, DONE: True}
-        if report.content is not None:
-            Path(self._call.staging).write_bytes(report.content)
         return {**report.values, SHOULD_CHECKPOINT: report.checkpoint is not None}
 
     def _run(self) -> None:
