@@ -35,6 +35,17 @@ def run(tmp_path: Path) -> Callable[[str, str], Any]:
     return run_program
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_files_of_workers_elsewhere(run: Any) -> None:
+    """They do not see the driver's disk; checkpoints and logs are there all the same, and are read from there."""
+    done = run("elsewhere.py", "elsewhere")
+    assert done["seen"] == []
+    assert done["best"] == 1
+    assert done["steps"] == 48
+    assert done["files"] == ["files/epoch=1-step=32.ckpt", "files/epoch=2-step=48.ckpt", "files/last.ckpt"]
+    assert done["logs"] == 2
+
+
 def test_the_memory_monitor(run: Any) -> None:
     done = run("memory_monitor.py", "greedy")
     assert done["steps"] == 64
