@@ -58,6 +58,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 def test_names_and_ends_are_those_of_python(tmp_path: Path, python: Python, raylight_runs: Runs) -> None:
     """Names and paths; traceback, exit status and signal."""
     package = tmp_path / "package"

@@ -12,6 +12,7 @@ from raylight.checkpoint.format import LIGHTNING_VERSION
 from .conftest import PROGRAMS, Python
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_classes_of_a_script_for_lightning_reach_the_workers(
     ray_cluster: str, raylight_run: Python, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,7 @@ def raylight_sweep(python: Python) -> Sweep:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_script_for_lightning(
     ray_cluster: str, raylight_sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,10 +67,11 @@ class FailingCallback(pl.Callback):
     ("hook", "ranks"),
     [
         ("training_step", (0, 1)),
-        ("on_train_start", (1,)),
-        ("validation_step", (0,)),
         ("setup", (1,)),
-        ("callback", (0,)),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("on_train_start", (1,)), ("validation_step", (0,)), ("callback", (0,)))
+        ),
     ],
 )
 def test_an_exception_is_raised_on_the_driver(

@@ -148,7 +148,7 @@ class Endless(Linear):
         return super().training_step(batch, batch_idx)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_worker_ends_the_run(two_workers: Any, nothing_held: Any, tmp_path: Path, rank: int) -> None:
     pid_file, over = tmp_path / "pid", threading.Event()
     killed_at = []

@@ -69,6 +69,7 @@ def workers_below(process: subprocess.Popen[Any]) -> list[str]:
     return [title for title in titles if title.startswith("ray::WorkerActor")]
 
 
+@pytest.mark.slow
 def test_a_script_joins_the_cluster_of_ray_start(environment: dict[str, str], wait_until: Any) -> None:
     folder = environment["RAY_TMPDIR"]
     ray = Path(sys.executable).with_name("ray")

@@ -52,6 +52,7 @@ def epochs(number: int) -> list[int]:
     return [int(line) for line in Path(f"epochs-{number}").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_resumed(start: Start, nothing_held: Any, wait_until: Any) -> None:
     program = start("run")
     until_blocked(program, wait_until)

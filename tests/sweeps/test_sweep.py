@@ -88,6 +88,7 @@ def test_two_workers_per_trial_and_more_trials_than_room(tiny_sweep: Sweep, noth
     nothing_held()
 
 
+@pytest.mark.slow
 def test_a_warm_trial_starts_in_half_a_second(tiny_sweep: Sweep) -> None:
     class Stamping(tiny.Line):
         def stamp(self, what: str) -> None:
@@ -173,6 +174,7 @@ def test_hyperband_pauses_and_goes_on(tiny_sweep: Sweep) -> None:
     assert any(len(trial.reports) < 3 for trial in result.trials)
 
 
+@pytest.mark.slow
 def test_failed_trials_beside_others(tiny_sweep: Sweep) -> None:
     class Fragile(tiny.Line):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -211,6 +213,7 @@ def test_a_process_that_dies_is_a_failed_trial(tiny_sweep: Sweep) -> None:
     assert "The process of trial_0000 is gone" in result.failed["trial_0000"]
 
 
+@pytest.mark.slow
 def test_a_metric_that_nobody_logs(tiny_sweep: Sweep) -> None:
     with pytest.raises(MetricNotLoggedError, match=r"'val_los' was not logged \(did you mean 'val_loss'\?\)"):
         tiny_sweep({"lr": tune.uniform(0, 1)}, metric="val_los", num_samples=50)

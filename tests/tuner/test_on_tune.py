@@ -89,7 +89,7 @@ def trainer(num_workers: int, **flags: Any) -> pl.Trainer:
     ("model_class", "num_workers"),
     [
         (Greedy, 1),
-        (Killed, 2),
+        pytest.param(Killed, 2, marks=pytest.mark.slow),
         pytest.param(Greedy, 2, marks=pytest.mark.slow),
         pytest.param(Killed, 1, marks=pytest.mark.slow),
     ],
@@ -157,6 +157,7 @@ def test_a_trial_of_the_users_own_without_room_for_workers(tmp_path: Path) -> No
     assert "PlacementGroupFactory([{}] + [{'CPU': 1.0}] * 2)" in str(result.error)
 
 
+@pytest.mark.slow
 def test_rates_side_by_side(nothing_held: Callable[[], None], tmp_path: Path) -> None:
     model = Model(lr=0.5)
     weights = model.layer.weight.clone()
