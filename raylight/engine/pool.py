@@ -240,7 +240,11 @@ class WorkerPool:
                     redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
                 except RegroupError:
                     self.busy = False
-                    incidents.note(self._regroup())
+                    try:
+                        incidents.note(self._regroup())
+                    except RayError as error:  # one that was there a moment ago
+                        reason = WorkerError(f"A worker was lost while others joined: {_first_line(error)}")
+                        self._recover(WorkersLostError(reason, self._dead()), incidents, job.config.spare_workers)
                     redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
                 else:
                     incidents.close(outcomes[0].state.global_step)
@@ -296,8 +300,7 @@ class WorkerPool:
                 return
             except RayError as error:  # such as a worker on a node whose loss Ray has not noticed yet
                 dead, further = self._dead(), error
-        reason = str(further).partition("\n")[0]
-        raise WorkerError(f"A lost worker could not be replaced: {reason}") from further
+        raise WorkerError(f"A lost worker could not be replaced: {_first_line(further)}") from further
 
     def _goes_on(self, incidents: Incidents, step: int) -> None:
         self.busy = True
@@ -403,6 +406,10 @@ def shutdown() -> None:
 
 
 atexit.register(shutdown)
+
+
+def _first_line(error: RayError) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _rank_order(infos: list[WorkerInfo]) -> list[int]:

@@ -21,9 +21,8 @@ def crash_everywhere(folder: Path, *arguments: str) -> int:
     return int(done.stdout.split()[-1])
 
 
-@pytest.mark.parametrize(("mode", "step"), [("local", "8"), ("background", "6")])
-def test_at_some_operations(mode: str, step: str, tmp_path: Path) -> None:
-    assert crash_everywhere(tmp_path, mode, step) > 20
+def test_at_some_operations(tmp_path: Path) -> None:
+    assert crash_everywhere(tmp_path, "local", "8") > 20
 
 
 @pytest.mark.slow

@@ -311,14 +311,8 @@ except Exception as error:
 """
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param("at once", marks=pytest.mark.slow),
-        "at once, as there is no room for a copy",
-        pytest.param("in the other process", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["at once", "at once, as there is no room for a copy", "in the other process"])
 def test_full_disk(way: str, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     write(path, b"old")
