@@ -177,7 +177,15 @@ class WorkerPool:
             self._bench.append(self._places.add())
         return self._moves.are_due(self._seats, [seat for seat in self._bench if self._is_there(seat)])
 
-    def _regroup(self) -> str:
+    def _regroup(self, incidents: Incidents, spares: int) -> None:
+        self.busy = False
+        try:
+            incidents.note(self._change_workers())
+        except RayError as error:  # one that was there a moment ago
+            reason = WorkerError(f"A worker was lost while others joined: {_first_line(error)}")
+            self._recover(WorkersLostError(reason, self._dead()), incidents, spares)
+
+    def _change_workers(self) -> str:
         """Between two attempts: take those that are there, and leave nodes that are about to end; what has changed."""
         before = len(self._seats)
         self._leave_group(self._seats)
@@ -206,7 +214,7 @@ class WorkerPool:
         try:
             self._places.keep_spares(job.config.spare_workers, self._seats)
             if self._shall_regroup():
-                self._regroup()
+                self._change_workers()
             self.busy = True
             outcomes = self._persist(job, sink)
         except BaseException:
@@ -229,6 +237,7 @@ class WorkerPool:
         snapshots = SnapshotKeeper() if fitting and (most or self.placement.fewer) else None
         stop = threading.Event()
         parcel, began, redone_since = ray.put(_pack(job)), time.time(), None
+        spares = job.config.spare_workers
         with graceful_interrupt(stop.set) if fitting else contextlib.nullcontext():
             while True:
                 parts = snapshots.newest if snapshots is not None else []
@@ -236,19 +245,13 @@ class WorkerPool:
                 try:
                     outcomes = self._attempt(parcel, job, listener, snapshots, redone_since, stop)
                 except WorkersLostError as lost:
-                    self._recover(lost, incidents, job.config.spare_workers)
-                    redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
+                    self._recover(lost, incidents, spares)
                 except RegroupError:
-                    self.busy = False
-                    try:
-                        incidents.note(self._regroup())
-                    except RayError as error:  # one that was there a moment ago
-                        reason = WorkerError(f"A worker was lost while others joined: {_first_line(error)}")
-                        self._recover(WorkersLostError(reason, self._dead()), incidents, job.config.spare_workers)
-                    redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
+                    self._regroup(incidents, spares)
                 else:
                     incidents.close(outcomes[0].state.global_step)
                     return outcomes
+                redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
 
     def _attempt(
         self,
