@@ -19,6 +19,7 @@ from raylight.config.flags import LAUNCHER_VARIABLE
 USAGE = "raylight chaos [option ...] script.py [argument ...]"
 EQUAL, DIFFERENT, BAD_INPUT = 0, 1, 2
 """Exit status."""
+ANY_NUMBER = 10**6
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 EPILOG = """\
 Each Trainer.fit of the script is compared: weights to the last bit, optimizer steps, and metrics. The script has to be
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--kill", metavar="every=TIME", default="every=20s", help="of work, such as every=500ms, every=20s"
     )
+    parser.add_argument("--most", type=int, default=ANY_NUMBER, metavar="N", help="kills in all; any number")
     parser.add_argument("--nodes", type=int, default=0, metavar="N", help="run on a cluster of N nodes, kill these too")
     parser.add_argument("--cpus-per-node", type=int, default=1, metavar="N", help="of --nodes; 1")
     parser.add_argument("--seed", type=int, default=0, help="which workers, and how far the times are scattered")
@@ -50,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         seconds = interval(options.kill)
     except ValueError as error:
         parser.error(str(error))
-    if options.nodes < 0 or options.cpus_per_node < 1:
-        parser.error("--nodes must be >= 0, and --cpus-per-node >= 1")
+    if options.nodes < 0 or options.cpus_per_node < 1 or options.most < 1:
+        parser.error("--nodes must be >= 0, --cpus-per-node >= 1 and --most >= 1")
     if not os.path.isfile(options.script):
         parser.error(f"there is no script {options.script!r}")
     with tempfile.TemporaryDirectory(prefix="raylight-chaos-") as folder:
@@ -80,7 +82,7 @@ def interval(text: str) -> float:
 
 
 def _run(result: Path, kill: float, options: argparse.Namespace) -> int:
-    numbers = (kill, options.seed, options.nodes, options.cpus_per_node)
+    numbers = (kill, options.most, options.seed, options.nodes, options.cpus_per_node)
     command = [sys.executable, "-m", "raylight.cli.chaos_run", str(result), *map(str, numbers)]
     environment = {**os.environ, LAUNCHER_VARIABLE: "ray"}
     with subprocess.Popen([*command, options.script, *options.arguments], env=environment) as process:

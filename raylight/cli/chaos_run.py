@@ -1,6 +1,6 @@
 """One run of ``raylight chaos``: a script with its workers killed now and then, and what its ``fit`` calls gave.
 
-Usage: python -m raylight.cli.chaos_run RESULT SECONDS SEED NODES CPUS script.py [argument ...]
+Usage: python -m raylight.cli.chaos_run RESULT SECONDS MOST SEED NODES CPUS script.py [argument ...]
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from raylight.cli import run
+from raylight.cli.chaos import ANY_NUMBER
 from raylight.trainer import Trainer
 
-ANY_NUMBER = 10**6
 LOOK_SECONDS = 0.05
 
 
@@ -51,15 +51,17 @@ class Killer(threading.Thread):
 
     Args:
         seconds: On average.
+        most: Kills in all.
         seed: Of what is random: half to one and a half times the seconds, which worker, and whether its node.
         nodes: What can be killed beside workers.
     """
 
-    def __init__(self, seconds: float, seed: int, nodes: Nodes | None) -> None:
+    def __init__(self, seconds: float, most: int, seed: int, nodes: Nodes | None) -> None:
         super().__init__(daemon=True)
         self.kills = 0
         self.node_kills = 0
         self._seconds = seconds
+        self._most = most
         self._random = random.Random(seed)
         self._nodes = nodes
         self._over = threading.Event()
@@ -68,7 +70,7 @@ class Killer(threading.Thread):
         from raylight.engine import pool
 
         left = self._wait()
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(LOOK_SECONDS) and self.kills + self.node_kills < self._most:
             workers = pool.workers_at_work()
             left -= LOOK_SECONDS if workers else 0.0
             if workers and left <= 0:
@@ -115,7 +117,7 @@ def recording(note: Callable[[Trainer, Any], None]) -> Iterator[None]:
 
 def main() -> int:
     """Run the script; returns its exit status."""
-    result, seconds, seed, num_nodes, cpus, *script = sys.argv[1:]
+    result, seconds, most, seed, num_nodes, cpus, *script = sys.argv[1:]
     fits: list[dict[str, Any]] = []
     incidents: list[str] = []
 
@@ -127,7 +129,7 @@ def main() -> int:
         trainer.incidents.clear()
 
     nodes = Nodes(int(num_nodes), int(cpus)) if int(num_nodes) else None
-    killer = Killer(float(seconds), int(seed), nodes)
+    killer = Killer(float(seconds), int(most), int(seed), nodes)
     if float(seconds):
         killer.start()
     try:
