@@ -37,7 +37,9 @@ class Nodes:
 
     def replace(self, node_id: str) -> None:
         """End a node and all that runs there at once, and start another."""
-        lost = next(node for node in self._nodes if node.node_id == node_id)
+        lost = next((node for node in self._nodes if node.node_id == node_id), None)
+        if lost is None:  # it is gone already
+            return
         self._nodes.remove(lost)
         self._cluster.remove_node(lost, allow_graceful=False)
         self._nodes.append(self._cluster.add_node(num_cpus=self._cpus))

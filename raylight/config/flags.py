@@ -357,6 +357,11 @@ class TrainerConfig:
         problems = []
         if self.num_workers not in (None, 1) and self.launcher == "local":
             problems.append(f"num_workers={self.num_workers} needs Ray: use launcher='ray' (or 'auto').")
+        if isinstance(self.num_workers, tuple) and not self.use_distributed_sampler:
+            problems.append(
+                "use_distributed_sampler=False contradicts num_workers=(min, max), which shares an epoch anew when "
+                "workers come or go: use a fixed num_workers."
+            )
         if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, float):
             problems.append(
                 "`val_check_interval` should be an integer or a time-based duration (str 'DD:HH:MM:SS', "

@@ -19,6 +19,8 @@ _started_here = False
 MOST_CPUS_PER_CORE = 16
 STATUS_SECONDS = 5.0
 STATE_API_SECONDS = 2.0
+NO_LIMIT = 10**6
+"""Workers that need nothing."""
 NEWS_SECONDS = 3.0
 """How old Ray's knowledge of what is free may be: a pool that was just ended may still seem to hold it."""
 
@@ -86,7 +88,8 @@ def _room(resources: dict[str, float]) -> int:
 
     needs = {name: amount for name, amount in resources.items() if amount > 0}
     nodes = available_resources_per_node().values()
-    return sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
+    fitting = [[int(node.get(name, 0) // amount) for name, amount in needs.items()] for node in nodes]
+    return sum(min(counts, default=NO_LIMIT) for counts in fitting)
 
 
 def draining_nodes() -> dict[str, float]:

@@ -126,8 +126,11 @@ class Following:
                 self._look_for_requests(stop)
             if self._hangs is not None:
                 self._hangs.look()
-        self._drain(events)
-        if left is not None and self._snapshots is not None:
+        if left is None or self._snapshots is None:
+            self._drain(events)
+        else:
+            with contextlib.suppress(RayActorError):  # on a node that is about to end
+                self._drain(events)
             self._snapshots.wait_for(left.batch, self._listener.records)
             raise RegroupError
         return outcomes

@@ -86,7 +86,7 @@ class Home:
     def __init__(self, server: Any, folder: str) -> None:
         self.server = server
         self._cwd = os.getcwd()
-        self._marker = os.path.join(folder, f".raylight-{uuid.uuid4().hex}")
+        self._marker = os.path.join(os.path.abspath(folder), f".raylight-{uuid.uuid4().hex}")
         self._node_id = ray.get_runtime_context().get_node_id()
         if server is not None:
             with contextlib.suppress(OSError), open(self._marker, "x"):

@@ -125,11 +125,12 @@ class _Writer:
         self._is_first = True
 
     def write(self, content: Any) -> int:
-        self._pending.append(bytes(content))
-        self._size += len(self._pending[-1])
+        part = bytes(content)
+        self._pending.append(part)
+        self._size += len(part)
         if self._size >= CHUNK_BYTES:
             self._send(is_last=False)
-        return len(self._pending[-1]) if self._pending else 0
+        return len(part)
 
     def _send(self, is_last: bool) -> None:
         self._handler._ask("append", self._path, b"".join(self._pending), self._is_first, is_last)

@@ -100,18 +100,22 @@ class WorkerPool:
         self._seats = self._places.take()
         missing = self.placement.num_workers - len(self._seats)
         self._bench = [self._places.add() for _ in range(missing)]
-        self._join(self._resource_timeout + SECONDS_TO_START)
+        self._join(len(self._seats), SECONDS_TO_START)
 
-    def _join(self, patience: float) -> None:
+    def _join(self, wanted: int, patience: float) -> None:
         """Processes that are there get ranks and make the process group; others, and those that are too many, wait.
 
         Args:
-            patience: Seconds to wait for as many as there were, where fewer would do.
+            wanted: Workers.
+            patience: Seconds to wait for them, where fewer would do.
         """
-        there = self._those_there(patience)
+        there = self._those_there(wanted, patience)
         chosen = there[: next(size for size in self.placement.sizes if size <= len(there))]
         self._bench = [seat for seat in (*self._seats, *self._bench) if seat not in chosen]
         self._seats = chosen
+        for seat in self._bench[max(0, self.placement.num_workers - len(chosen)) :]:  # no use for more
+            self._bench.remove(seat)
+            self._places.leave(seat)
         infos: list[WorkerInfo] = ray.get([seat.worker.boot.remote() for seat in chosen])
         for seat, info in zip(chosen, infos, strict=True):
             seat.gpus = info.gpu_ids or seat.gpus
@@ -125,7 +129,7 @@ class WorkerPool:
         ]
         ray.get([w.join.remote(m, t) for w, m, t in zip(self.workers, members, threads, strict=True)])
 
-    def _those_there(self, patience: float) -> list[Seat]:
+    def _those_there(self, wanted: int, patience: float) -> list[Seat]:
         """Seats whose processes are there, those of the workers first.
 
         Raises:
@@ -136,7 +140,7 @@ class WorkerPool:
         everyone = [*self._seats, *self._bench]
         booting = [seat.ask() for seat in everyone]
         least = self.placement.sizes[-1]
-        ray.wait(booting, num_returns=len(self._seats), timeout=patience if self.placement.fewer else longest)
+        ray.wait(booting, num_returns=wanted, timeout=patience if self.placement.fewer else longest)
         there = [seat for seat in everyone if self._is_there(seat)]
         if len(there) < least:
             ray.wait([seat.ask() for seat in everyone], num_returns=least, timeout=longest)
@@ -153,10 +157,13 @@ class WorkerPool:
             return False
         try:
             ray.get(seat.ask())
+            if seat in self._bench:  # it may be gone since
+                ping = seat.worker.ping.options(concurrency_group="control")
+                ray.get(ping.remote(), timeout=SECONDS_TO_ANSWER)
         except RayError:
             if seat in self._seats:
                 raise
-            self._places.renew(seat)  # it is gone again; another may come
+            self._places.renew(seat)  # another may come
             return False
         return True
 
@@ -167,7 +174,7 @@ class WorkerPool:
         self._leave_group(seat for rank, seat in enumerate(self._seats) if rank not in dead)
         for rank in dead:
             self._places.renew(self._seats[rank])
-        self._join(self.elastic_wait)
+        self._join(len(self._seats), self.elastic_wait)
 
     def _shall_regroup(self) -> bool:
         """Whether the run should go on with other workers, more of them or on other nodes."""
@@ -178,9 +185,9 @@ class WorkerPool:
         return self._moves.are_due(self._seats, [seat for seat in self._bench if self._is_there(seat)])
 
     def _regroup(self, incidents: Incidents, spares: int) -> None:
-        self.busy = False
+        self.busy, since = False, time.monotonic()
         try:
-            incidents.note(self._change_workers())
+            incidents.note(self._change_workers(), since)
         except RayError as error:  # one that was there a moment ago
             reason = WorkerError(f"A worker was lost while others joined: {_first_line(error)}")
             self._recover(WorkersLostError(reason, self._dead()), incidents, spares)
@@ -191,9 +198,11 @@ class WorkerPool:
         self._leave_group(self._seats)
         going = [seat for seat in self._seats if self._moves.leaves(seat)]
         self._seats = [seat for seat in self._seats if seat not in going]
-        self._join(self.elastic_wait)
-        for seat in going:
-            self._places.leave(seat)
+        try:
+            self._join(min(before, len(self._seats) + len(self._bench)), self.elastic_wait)
+        finally:
+            for seat in going:
+                self._places.leave(seat)
         hosts = sorted({seat.info.host for seat in going if seat.info is not None})
         texts = [f"Node {host} is about to end: its workers have left it." for host in hosts]
         if len(self._seats) != before:
@@ -299,7 +308,7 @@ class WorkerPool:
                 self._replace(dead)
                 self._places.keep_spares(spares, self._seats)
                 if len(self._seats) != before:
-                    incidents.note(self._tell_size(before))
+                    incidents.note(self._tell_size(before), time.monotonic())
                 return
             except RayError as error:  # such as a worker on a node whose loss Ray has not noticed yet
                 dead, further = self._dead(), error

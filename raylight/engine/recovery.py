@@ -154,11 +154,11 @@ class Incidents:
             times = f" It was failure {self.number} of this call (max_failures={self._most})." if self._most else ""
             error.args = (f"{error.args[0]}{times} {ADVICE}",)
             raise error
-        self.note(error.args[0], error.rank, error.node)
+        self._open.append((error.args[0], error.rank, error.node, time.monotonic()))
 
-    def note(self, what: str, rank: int | None = None, node: str | None = None) -> None:
-        """Something has happened that is no failure of its own."""
-        self._open.append((what, rank, node, time.monotonic()))
+    def note(self, what: str, since: float) -> None:
+        """Something has happened that is no failure of its own, at ``since`` on the monotonic clock."""
+        self._open.append((what, None, None, since))
 
     def close(self, step: int) -> None:
         """Training has gone on at ``step``."""

@@ -64,9 +64,9 @@ class Seats:
         self._placement = placement
         self._resource_timeout = resource_timeout
         self._groups: list[Any] = []
-        """Placement groups that are given back in the end; in a trial of Ray Tune, which has one, none."""
-        self._spares: list[tuple[Any, Any]] = []
-        """Processes that wait to take a lost one's place, each with a reference to its WorkerInfo."""
+        """Placement groups of its own, which are given back in the end."""
+        self._spares: list[tuple[Any, Any, Seat]] = []
+        """References to the WorkerInfo of processes that wait to take a lost one's place, these, and beside whom."""
         self.in_trial = get_current_placement_group() is not None
 
     def take(self) -> list[Seat]:
@@ -81,10 +81,10 @@ class Seats:
         placement = self._placement
         count = cluster.fitting_count(placement)
         if placement.fewer:  # each can be given back by itself
-            groups = [self._reserve([placement.resources], "PACK") for _ in range(count)]
-            for group in groups:
-                cluster.wait_for_room(group, placement, count, self._resource_timeout)
-            return [self._seat(group, 0) for group in groups]
+            seats = [self._seat(self._reserve([placement.resources], "PACK"), 0) for _ in range(count)]
+            for seat in seats[: placement.sizes[-1]]:
+                cluster.wait_for_room(seat.group, placement, placement.sizes[-1], self._resource_timeout)
+            return seats
         nodes, per_node = placement.num_nodes, count // placement.num_nodes
         # One bundle per worker; several nodes: one bundle per node, so that Ray cannot put them together.
         if nodes > 1:
@@ -133,6 +133,9 @@ class Seats:
     def leave(self, seat: Seat) -> None:
         """The seat is not needed any more."""
         ray.kill(seat.worker)
+        for place in [each for each in self._spares if each[2] is seat]:
+            ray.kill(place[1])
+            self._spares.remove(place)
         if seat.group in self._groups and len(seat.group.bundle_specs) == 1:
             self._groups.remove(seat.group)
             remove_placement_group(seat.group)
@@ -146,12 +149,12 @@ class Seats:
         for number in range(len(self._spares), count):
             seat = seats[number % len(seats)]
             spare = self._start(seat.group, seat.bundle, spare=True)
-            self._spares.append((spare.prepare.remote(), spare))
+            self._spares.append((spare.prepare.remote(), spare, seat))
 
     def _take_spare(self, node_id: str) -> Any:
         """A spare process on the node; None where there is none that lives."""
         for place in list(self._spares):
-            booting, spare = place
+            booting, spare, _ = place
             try:
                 here = ray.get(booting, timeout=SECONDS_TO_ANSWER).node_id == node_id
             except (RayActorError, GetTimeoutError):
@@ -168,7 +171,7 @@ class Seats:
         """End all processes, and let the cluster have its resources."""
         spares, self._spares = self._spares, []
         groups, self._groups = self._groups, []
-        for worker in [*(seat.worker for seat in seats), *(spare for _, spare in spares)]:
+        for worker in [*(seat.worker for seat in seats), *(spare for _, spare, _ in spares)]:
             ray.kill(worker)
         for group in groups:
             with contextlib.suppress(Exception):  # the cluster has forgotten it

@@ -179,6 +179,7 @@ class Snapshots(NoSnapshots):
             module.training = name not in own["evaluating"]
         for name, value in own["run"].items():
             setattr(run, name, value)
+        run.epoch_outputs = own["epoch_outputs"]
         for prefix, seen in own["seen"].items():
             if prefix in run.eval_data:
                 run.eval_data[prefix].seen = seen
@@ -187,6 +188,14 @@ class Snapshots(NoSnapshots):
         else:
             parts = [_unpacked(part.own)["exact"] if part is not None else {} for part in start.parts]
             run.own_state = resizing.merged(run, parts, run.strategy.global_rank)
+            self._merge_outputs(run, start)
+
+    def _merge_outputs(self, run: Run, start: Start) -> None:
+        if run.epoch_outputs is not None:
+            own = start.parts[run.strategy.global_rank :: run.strategy.world_size]
+            run.epoch_outputs = [
+                each for part in own if part is not None for each in _unpacked(part.own)["epoch_outputs"]
+            ]
 
     def outlives(self, error: BaseException) -> bool:
         return is_collateral(summary_of(error))
@@ -208,8 +217,9 @@ class Snapshots(NoSnapshots):
         self.due = run.state.total_batches + self._agree(run, cost, step_seconds)
         self._last = (run.state.total_batches, time.monotonic())
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         self._leaves, self.due = True, 0
+        return True
 
     def _hand_over(self, batch: int) -> None:
         with self._changed:
@@ -238,8 +248,8 @@ class Snapshots(NoSnapshots):
                 "last_train_load": run.last_train_load,
                 "last_val_load": run.last_val_load,
                 "validated_last": run.validated_last,
-                "epoch_outputs": run.epoch_outputs,
             },
+            "epoch_outputs": run.epoch_outputs,
             "seen": {prefix: list(evaluated.seen) for prefix, evaluated in run.eval_data.items()},
             "exact": exact.dump(run),
         }

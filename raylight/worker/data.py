@@ -174,6 +174,11 @@ class TrainData:
         if self._elastic is not None and origin is not None:
             self._elastic.origin = origin
 
+    def use_generators(self, states: list[dict[str, Any]] | None) -> None:
+        """Put the loaders' own generators back to where they were when the epoch at work began elsewhere."""
+        for loader, own in zip(self.loaders, states or [], strict=False):
+            set_generator_states(loader, own)
+
     def take_over(self, done: int) -> int:
         """The ranks share anew what is left of the epoch at work, after ``done`` batches of all.
 
@@ -181,7 +186,12 @@ class TrainData:
             How many of these count as this rank's.
         """
         assert self._elastic is not None
+        self._states = []  # of a loader that kept its own place, among other ranks
         return self._elastic.go_on(done)
+
+    def is_exhausted(self, batches: int) -> bool:
+        """Whether this rank has no batch left after ``batches``, though others may have, and can be given another's."""
+        return self._elastic is not None and batches >= len(self._elastic)
 
     def agree(self, strategy: Strategy) -> None:
         """Collective: find out whether all ranks have as many batches.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raylight.utilities import seed, tree
 from raylight.worker import resizing
-from raylight.worker.model_state import METRIC_COUNTERS, metric_state, set_metric_state
+from raylight.worker.model_state import METRIC_COUNTERS, is_metric, metric_state, set_metric_state
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run
@@ -60,6 +60,9 @@ def _restore_epoch(run: Run, state: dict[str, Any], device: torch.device) -> Non
     place = state["loaders"]
     if place is not None and run.train_data is not None:
         run.train_data.share = state.get("share")
+        if run.train_data.is_exhausted(run.state.batches_done):  # it repeats one that does not count
+            run.train_data.take_over(state["done_by_all"])
+            return
         run.train_data.start(run.state.batches_done, place)
 
 
@@ -80,7 +83,7 @@ def _metric_states(run: Run) -> dict[str, Any]:
     return {
         path: {**metric_state(module), **{name: getattr(module, name, None) for name in METRIC_COUNTERS}}
         for path, module in run.model.named_modules()
-        if hasattr(module, "metric_state") and not any(module is each for each in evaluated)
+        if is_metric(module) and not any(module is each for each in evaluated)
     }
 
 

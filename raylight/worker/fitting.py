@@ -78,6 +78,7 @@ def train(run: Run) -> None:
         exact.restore(run, run.own_state)
         run.own_state = None
     run.snapshots.begin(run)
+    run.stop_request.batch = run.state.total_batches  # a request before the first batch counts from here
     while not limit_reached(run):
         train_epoch(run)
     run.notify("on_train_end")
@@ -202,8 +203,8 @@ def train_batches(run: Run, data: TrainData) -> None:
         if stop.pending and stop.reached(state.total_batches):
             if not stop.leaves:
                 raise StopFit
-            stop.start_anew()
-            snapshots.leave()
+            if snapshots.leave():
+                stop.start_anew()
         if transfers:
             batch = run.transfer(batch)
         state.batch_idx = batch_idx

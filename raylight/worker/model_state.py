@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raylight.utilities.rank_zero import rank_zero_warn
+
 METRIC_COUNTERS = ("_update_count", "_forward_cache", "_computed")
 """Attributes of a torchmetrics Metric that are none of its states."""
 
@@ -25,7 +27,7 @@ class ModelState:
         ]
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._modes = [(module, module.training) for module in modules]
-        self._metrics = [(module, metric_state(module)) for module in modules if hasattr(module, "metric_state")]
+        self._metrics = [(module, metric_state(module)) for module in modules if is_metric(module)]
 
     def restore(self) -> None:
         """Put everything back into the same tensors; gradients are dropped."""
@@ -46,6 +48,11 @@ def _owners(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return module._parameters, module._buffers
 
 
+def is_metric(module: Any) -> bool:
+    """Whether it is a torchmetrics Metric; a MetricCollection is none, but its members are."""
+    return hasattr(module, "metric_state") and hasattr(module, "_reductions")
+
+
 def metric_state(metric: Any) -> dict[str, Any]:
     """A copy of what a torchmetrics Metric has gathered so far."""
     state = metric.metric_state.items()
@@ -61,6 +68,11 @@ def merge_metric_states(metric: Any, states: list[dict[str, Any]]) -> dict[str, 
             merged[name] = [item for value in values for item in value]
         elif reduction is not None and len(values) > 1:
             merged[name] = reduction(torch.stack(values))
+        elif len(values) > 1:
+            rank_zero_warn(
+                f"The state {name!r} of a {type(metric).__name__} cannot be merged: after the number of workers has "
+                "changed its value of this epoch is that of some of the batches."
+            )
     if "_update_count" in merged:
         merged["_update_count"] = sum(state["_update_count"] for state in states)
     return merged

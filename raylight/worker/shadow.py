@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from raylight.worker.model_state import metric_state, set_metric_state
+from raylight.worker.model_state import is_metric, metric_state, set_metric_state
 
 if TYPE_CHECKING:
     from raylight.worker.run import Run
@@ -45,7 +45,7 @@ def _unlogged(run: Run) -> Iterator[None]:
     run.metrics = run.make_metrics(training=True)
     run.metrics.start_batch(kept.batch)
     run.metrics.hook = kept.hook
-    states = [(module, metric_state(module)) for module in run.model.modules() if hasattr(module, "metric_state")]
+    states = [(module, metric_state(module)) for module in run.model.modules() if is_metric(module)]
     try:
         yield
     finally:

@@ -72,10 +72,7 @@ class EvenShare(EveryNth):
     """As EveryNth, with the first items again at the end, so that every rank has as many."""
 
     def __iter__(self) -> Iterator[Any]:
-        items = list(self.items)
-        missing = -len(items) % self.world_size
-        padded = items + (items * math.ceil(missing / max(len(items), 1)))[:missing]
-        return iter(padded[self.rank :: self.world_size])
+        return iter(_padded(list(self.items), self.world_size)[self.rank :: self.world_size])
 
     def __len__(self) -> int:
         return math.ceil(len(self.items) / self.world_size)  # type: ignore[arg-type]
@@ -120,20 +117,28 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
 class ElasticShare(Sampler[Any]):
     """One rank's batches of an epoch that any number of ranks can share, and that goes on where others left it.
 
-    The epoch's batches stand in one order: each of the most ranks that there may be has its own, and they take turns.
-    Of ``world_size`` ranks each takes every so manieth of the batches that are left.
+    The epoch's batches stand in one order: each of the most ranks that there may be has its own, those that
+    ``share_for_training`` would give it, and they take turns. The ranks at work take what is left in turn, likewise.
 
     Args:
-        shares: The sampler or batch sampler of each of those ranks, all of one length.
+        order: The epoch's samples, or its batches where the user makes these; iterated once per epoch.
+        most: Ranks that there may be.
         world_size: Ranks at work.
         rank: This one.
+        batch_size: Of what is made of the samples; None: they, or the user's batches, are given as they are.
+        drop_last: Leave out a batch of fewer.
     """
 
-    def __init__(self, shares: list[Any], world_size: int, rank: int) -> None:
-        self.shares = shares
+    def __init__(
+        self, order: Any, most: int, world_size: int, rank: int, batch_size: int | None, drop_last: bool
+    ) -> None:
+        self.order = order
+        self.most = most
         self.world_size = world_size
         self.rank = rank
-        self.num_rounds = len(shares[0])
+        self.batch_size = batch_size
+        each = math.ceil(len(order) / most)
+        self.num_rounds = each if batch_size is None else (each if drop_last else each + batch_size - 1) // batch_size
         """Batches that each of the most ranks would have, under ``limit_train_batches`` where it is set."""
         self.origin = (0, 0)
         """Batches of the epoch that were done, and how many of them count as this rank's, when these ranks began."""
@@ -142,13 +147,12 @@ class ElasticShare(Sampler[Any]):
     @property
     def total(self) -> int:
         """Batches of the epoch, of all ranks together."""
-        return self.num_rounds * len(self.shares)
+        return self.num_rounds * self.most
 
     def set_epoch(self, epoch: int) -> None:
         if epoch != self._epoch:
             self.origin, self._epoch = (0, 0), epoch
-        for share in self.shares:
-            set_epoch(_Owner(share), epoch)
+        self.order.set_epoch(epoch)
 
     def done(self, done_here: int) -> int:
         """Batches that all ranks have done, when this one has done so many of the epoch."""
@@ -177,20 +181,25 @@ class ElasticShare(Sampler[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         yield from itertools.repeat([], self.origin[1])  # batches that are done are skipped, and never looked at
-        everyones = itertools.chain.from_iterable(zip(*self.shares, strict=True))
+        items = _padded(list(self.order), self.most)
         first = min(self.origin[0] + self.rank, self.total - 1)
-        yield from itertools.islice(everyones, first, self.total, self.world_size)
+        for position in range(first, self.total, self.world_size):
+            yield items[position] if self.batch_size is None else self._batch(items, position)
+
+    def _batch(self, items: list[Any], position: int) -> list[Any]:
+        turn, rank = divmod(position, self.most)
+        step = self.batch_size * self.most if self.batch_size is not None else self.most
+        return items[turn * step + rank : (turn + 1) * step : self.most]
 
     def __len__(self) -> int:
         left = math.ceil((self.total - self.origin[0] - self.rank) / self.world_size)
         return self.origin[1] + max(1, left)
 
 
-class _Owner:
-    """Something with a sampler, as ``set_epoch`` looks for it."""
-
-    def __init__(self, sampler: Any) -> None:
-        self.sampler = sampler
+def _padded(items: list[Any], world_size: int) -> list[Any]:
+    """``items`` with the first ones again at the end, so that each rank has as many."""
+    missing = -len(items) % world_size
+    return items + (items * math.ceil(missing / max(len(items), 1)))[:missing]
 
 
 def share_elastically(loader: Any, most: int, world_size: int, rank: int) -> Any:
@@ -200,15 +209,22 @@ def share_elastically(loader: Any, most: int, world_size: int, rank: int) -> Any
         MisconfigurationException: They cannot be shared anew in the middle of an epoch.
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_distributed(loader):
+        dataset = f" of {type(loader.dataset).__name__}" if isinstance(loader, DataLoader) else ""
         raise MisconfigurationException(
             "num_workers=(min, max) shares an epoch anew when workers come or go, which needs one DataLoader of a "
-            f"map-style dataset without a DistributedSampler; this is a {type(loader).__name__}"
-            f"{' of ' + type(loader.dataset).__name__ if isinstance(loader, DataLoader) else ''}. "
+            f"map-style dataset without a DistributedSampler; this is a {type(loader).__name__}{dataset}. "
             "Use such a loader, or a fixed num_workers."
         )
-    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
-    shares = [getattr(share_for_training(loader, most, each), name) for each in range(most)]
-    return changed(loader, **{name: ElasticShare(shares, world_size, rank)})
+    if _has_own_batches(loader):
+        batches = SeededSampler(loader.batch_sampler)  # type: ignore[arg-type]
+        return changed(loader, batch_sampler=ElasticShare(batches, most, world_size, rank, None, False))
+    sampler = loader.sampler
+    order: Any = SeededSampler(sampler)
+    if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
+        shuffle = isinstance(sampler, RandomSampler)
+        order = DistributedSampler(loader.dataset, 1, 0, shuffle=shuffle, seed=global_seed())
+    share = ElasticShare(order, most, world_size, rank, loader.batch_size, loader.drop_last)
+    return changed(loader, **{"sampler" if loader.batch_sampler is None else "batch_sampler": share})
 
 
 def elastic_share(loader: Any) -> ElasticShare | None:

@@ -206,7 +206,7 @@ def test_a_worker_that_waits_for_ever(whole: Any, caplog: pytest.LogCaptureFixtu
 
 def test_a_spare_worker(whole: Any) -> None:
     undisturbed = whole(2, spare_workers=1)
-    ((booting, spare),) = pool._pool._places._spares
+    ((booting, spare, _),) = pool._pool._places._spares
     pid = ray.get(booting).pid
     disturbed = train(2, Kill(0, 17), spare_workers=1)
     assert_same(undisturbed, disturbed)

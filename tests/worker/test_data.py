@@ -17,6 +17,7 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
@@ -348,6 +349,47 @@ def test_any_number_of_ranks_takes_the_batches_of_the_most(settings: dict[str, A
         shares = [batches(elastic(world_size, rank, **settings)) for rank in range(world_size)]
         for rank, share in enumerate(shares):
             assert share == everyones[rank::world_size]
+
+
+def test_samplers_with_a_generator_are_drawn_from_once() -> None:
+    def given() -> DataLoader[Any]:
+        sampler = SubsetRandomSampler(range(12), generator=torch.Generator().manual_seed(1))
+        return DataLoader(range(12), batch_size=2, sampler=sampler)  # type: ignore[arg-type]
+
+    for world_size in (1, 2, 3):
+        shares = [items(sharing.share_elastically(given(), 3, world_size, rank)) for rank in range(world_size)]
+        assert sorted(sample for share in shares for sample in share) == list(range(12))
+    fixed = [batches(sharing.share_for_training(given(), 3, rank)) for rank in range(3)]
+    assert [batches(sharing.share_elastically(given(), 3, 3, rank)) for rank in range(3)] == fixed
+
+
+def test_batches_of_the_users_own_and_none_at_all() -> None:
+    own = BatchSampler(SequentialSampler(range(12)), 3, drop_last=False)
+    shares = [
+        batches(sharing.share_elastically(DataLoader(range(12), batch_sampler=_Own(own)), 2, 1, 0)),  # type: ignore[arg-type]
+        [int(i) for i in sharing.share_elastically(DataLoader(range(5), batch_size=None), 2, 1, 0)],  # type: ignore[arg-type]
+    ]
+    assert shares == [[[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]], [0, 1, 2, 3, 4, 0]]
+
+
+def test_a_rank_without_a_batch_goes_on_with_one_that_does_not_count() -> None:
+    given = data.TrainData(elastic(2, 1, most=3, num_samples=14), 1.0)  # 9 batches of all
+    given.set_epoch(0)
+    assert (given.num_batches, given.is_exhausted(3), given.is_exhausted(4)) == (5, False, True)
+    skip = given.take_over(8)
+    given.start(skip)
+    assert [(index, given.in_shadow, is_last) for index, _, is_last in given.batches(skip)] == [(4, True, True)]
+
+
+class _Own(BatchSampler):
+    def __init__(self, batches: BatchSampler) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 @pytest.mark.parametrize("before", [0, 1, 2, 3])
