@@ -85,8 +85,7 @@ def _fail(run: Run, error: BaseException) -> None:
         run.fail(error)
         return
     run.strategy = run.strategy.alone()
-    # A run that goes on has not failed: only what ``setup`` has made is let go of, as it is made again.
-    clean = run.teardown_hooks if run.snapshots.outlives(error) else functools.partial(run.fail, error)
+    clean = run.leave if run.snapshots.outlives(error) else functools.partial(run.fail, error)
     cleaning = threading.Thread(target=clean, daemon=True)
     with contextlib.suppress(RuntimeError):  # where memory has run out there may be none for a thread
         cleaning.start()

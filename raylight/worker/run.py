@@ -393,7 +393,7 @@ class Run:
         self.state.stage = None
 
     def leave(self) -> None:
-        """The run goes on with other workers: let go of what ``setup`` has made, as it is made again."""
+        """The run goes on, in another attempt: it has not failed, and only what is made again is let go of."""
         self.metrics.hook = None
         self.strategy.checkpoint_io.teardown()
         self.teardown_hooks()
