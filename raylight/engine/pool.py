@@ -17,11 +17,12 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine import cluster, homeward
-from raylight.engine.actor import Attempt, Membership, Parcel, WorkerInfo
+from raylight.engine.actor import Attempt, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
 from raylight.engine.home_files import Home, start_server
 from raylight.engine.interrupt import graceful_interrupt
+from raylight.engine.membership import memberships, rank_order
 from raylight.engine.moves import Moves
 from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
 from raylight.engine.seats import SECONDS_TO_ANSWER, Seat, Seats
@@ -120,7 +121,7 @@ class WorkerPool:
         for seat, info in zip(chosen, infos, strict=True):
             seat.gpus = info.gpu_ids or seat.gpus
             seat.info = dataclasses.replace(info, gpu_ids=seat.gpus)
-        self._seats = [chosen[i] for i in _rank_order(self.infos)]
+        self._seats = [chosen[i] for i in rank_order(self.infos)]
         members = memberships(self.infos, self.placement)
         share = int(self.placement.resources.get("CPU", 1))
         threads = [  # another trial's workers may be on the same node
@@ -422,42 +423,6 @@ atexit.register(shutdown)
 
 def _first_line(error: RayError) -> str:
     return str(error).partition("\n")[0]
-
-
-def _rank_order(infos: list[WorkerInfo]) -> list[int]:
-    """Positions of ``infos`` by rank: the driver's node first, nodes together, GPUs in their order."""
-    here = ray.get_runtime_context().get_node_id()
-    first_seen = {info.node_id: i for i, info in reversed(list(enumerate(infos)))}
-
-    def place(i: int) -> tuple[bool, int, tuple[int, ...], int]:
-        return infos[i].node_id != here, first_seen[infos[i].node_id], infos[i].gpu_ids, i
-
-    return sorted(range(len(infos)), key=place)
-
-
-def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membership]:
-    """Each worker's place; ``infos`` in rank order."""
-    nodes = list(dict.fromkeys(info.node_id for info in infos))
-    local: dict[str, int] = dict.fromkeys(nodes, 0)
-    members = []
-    for rank, info in enumerate(infos):
-        neighbours = [other for other in infos if other.node_id == info.node_id]
-        members.append(
-            Membership(
-                global_rank=rank,
-                local_rank=local[info.node_id],
-                node_rank=nodes.index(info.node_id),
-                world_size=len(infos),
-                local_world_size=len(neighbours),
-                master=infos[0].host,
-                port=infos[0].port,
-                backend=placement.backend,
-                gpu_ids=tuple(sorted({gpu for other in neighbours for gpu in other.gpu_ids})),
-                own_gpu=info.gpu_ids[0] if info.gpu_ids and placement.device_type == "cuda" else None,
-            )
-        )
-        local[info.node_id] += 1
-    return members
 
 
 def _pack(job: Job) -> Parcel:

@@ -1,0 +1,47 @@
+"""Which worker has which rank, and what each must know of its place among the others.
+
+Runs on the driver.
+"""
+
+from __future__ import annotations
+
+import ray
+
+from raylight.config.accelerators import Placement
+from raylight.engine.actor import Membership, WorkerInfo
+
+
+def rank_order(infos: list[WorkerInfo]) -> list[int]:
+    """Positions of ``infos`` by rank: the driver's node first, nodes together, GPUs in their order."""
+    here = ray.get_runtime_context().get_node_id()
+    first_seen = {info.node_id: i for i, info in reversed(list(enumerate(infos)))}
+
+    def place(i: int) -> tuple[bool, int, tuple[int, ...], int]:
+        return infos[i].node_id != here, first_seen[infos[i].node_id], infos[i].gpu_ids, i
+
+    return sorted(range(len(infos)), key=place)
+
+
+def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membership]:
+    """Each worker's place; ``infos`` in rank order."""
+    nodes = list(dict.fromkeys(info.node_id for info in infos))
+    local: dict[str, int] = dict.fromkeys(nodes, 0)
+    members = []
+    for rank, info in enumerate(infos):
+        neighbours = [other for other in infos if other.node_id == info.node_id]
+        members.append(
+            Membership(
+                global_rank=rank,
+                local_rank=local[info.node_id],
+                node_rank=nodes.index(info.node_id),
+                world_size=len(infos),
+                local_world_size=len(neighbours),
+                master=infos[0].host,
+                port=infos[0].port,
+                backend=placement.backend,
+                gpu_ids=tuple(sorted({gpu for other in neighbours for gpu in other.gpu_ids})),
+                own_gpu=info.gpu_ids[0] if info.gpu_ids and placement.device_type == "cuda" else None,
+            )
+        )
+        local[info.node_id] += 1
+    return members
