@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 import raylight.cli
 
 OURS_ONLY = {
+    "elastic",
+    "elastic_wait",
     "num_workers", "resources_per_worker", "launcher", "resource_timeout", "idle_timeout", "max_failures",
     "shard_iterable_datasets", "snapshot_every_n_steps", "spare_workers", "hang_timeout",
 }  # fmt: skip
