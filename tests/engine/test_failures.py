@@ -127,6 +127,7 @@ def test_what_was_said_before_the_exception_arrives(two_workers: Any, capsys: An
     assert "batch 0\nbatch 1\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_saving_on_exception_does_not_wait_for_ranks_that_go_on(two_workers: Any, tmp_path: Any) -> None:
     checkpoint = ModelCheckpoint(tmp_path, save_on_exception=True)
     trainer = two_workers(callbacks=[checkpoint], enable_checkpointing=True)
@@ -155,6 +156,7 @@ def test_an_exception_that_cannot_be_pickled(two_workers: Any, nothing_held: Any
     nothing_held()
 
 
+@pytest.mark.slow
 def test_system_exit_in_a_worker_reaches_the_driver(two_workers: Any, nothing_held: Any) -> None:
     class Leaving(Linear):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:

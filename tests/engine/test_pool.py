@@ -50,6 +50,7 @@ def test_calls_share_warm_workers(two_workers: Any) -> None:
     assert of_fit == of_test == model.pids
 
 
+@pytest.mark.slow
 def test_another_placement_takes_the_workers_place(two_workers: Any) -> None:
     first, second = Located(), Located()
     two_workers().fit(first, batches())

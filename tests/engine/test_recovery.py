@@ -125,7 +125,7 @@ def whole(ray_cluster: str) -> Callable[..., tuple[pl.Trainer, Model, Rows]]:
     return lambda workers, **flags: train(workers, **flags)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_worker(rank: int, whole: Any, caplog: pytest.LogCaptureFixture) -> None:
     undisturbed = whole(2)
     survivors = [info.pid for r, info in enumerate(pool._pool.infos) if r != rank]
@@ -228,7 +228,7 @@ def test_files_of_the_attempt_that_is_done_again_are_written_again(whole: Any) -
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 
-@pytest.mark.parametrize("call", ["validate", "predict"])
+@pytest.mark.parametrize("call", ["validate", pytest.param("predict", marks=pytest.mark.slow)])
 def test_an_evaluation(call: str, ray_cluster: str) -> None:
     class KillOnce(pl.Callback):
         def _maybe(self, trainer: Any) -> None:

@@ -114,6 +114,7 @@ def test_a_warm_trial_starts_in_half_a_second(tiny_sweep: Sweep) -> None:
     assert statistics.median(gaps) < 0.5
 
 
+@pytest.mark.slow
 def test_best_and_last_checkpoints_are_kept(tiny_sweep: Sweep, tmp_path: Path) -> None:
     class Worsening(tiny.Line):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -188,6 +189,7 @@ def test_failed_trials_beside_others(tiny_sweep: Sweep) -> None:
     assert result.best_params == {"lr": 0.2}
 
 
+@pytest.mark.slow
 def test_all_fail_the_first_error_is_raised(tiny_sweep: Sweep) -> None:
     class Broken(tiny.Line):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -198,6 +200,7 @@ def test_all_fail_the_first_error_is_raised(tiny_sweep: Sweep) -> None:
     assert "training_step" in str(caught.value.__cause__)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_a_failed_trial(tiny_sweep: Sweep) -> None:
     class Deadly(tiny.Line):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
