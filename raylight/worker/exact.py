@@ -27,7 +27,7 @@ def dump(run: Run) -> dict[str, Any]:
         "rng": _rng_state(run.strategy.device),
         "loaders": run.train_data.place(state.batches_trained) if within and run.train_data is not None else None,
         "share": run.train_data.share if within and run.train_data is not None else None,
-        "done_by_all": run.train_data.done_by_all(state.batches_done) if run.train_data is not None else None,
+        "done_by_all": run.train_data.done_by_all(state.batches_trained) if run.train_data is not None else None,
         "metrics": [] if state.epoch_is_over else run.fit_metrics.state_dict(),
         "torchmetrics": _metric_states(run),
         "gradients": _gradients(run),
