@@ -157,9 +157,10 @@ class WorkerActor:
         return WorkerInfo(context.get_node_id(), host, os.getpid(), gpus, port, os.cpu_count() or 1)
 
     def leave(self) -> None:
-        """Runs in every worker: out of the process group, of which others are lost."""
+        """Runs in every worker: out of the process group, of which others are lost, and without what it was doing."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        self._free_memory()
 
     def join(self, membership: Membership, threads: int) -> None:
         """Runs in every worker. Collective: take a rank and enter the process group."""
@@ -195,10 +196,14 @@ class WorkerActor:
             parts: Of the snapshot to go on from, those that ``attempt`` names; none: from the beginning.
         """
         result = self._execute(parcel, attempt, parts)
+        if isinstance(result, Outcome):  # else the driver waits to put the pool together again
+            self._free_memory()
+        return result
+
+    def _free_memory(self) -> None:
         gc.collect()  # model, trainer and run refer to each other
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        return result
 
     def _execute(self, parcel: Parcel, attempt: Attempt, parts: tuple[Snapshot, ...]) -> Outcome | Failure | Left:
         assert self._membership is not None

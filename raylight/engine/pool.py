@@ -171,10 +171,10 @@ class WorkerPool:
     # ------------------------------------------------------------------------------------------------ other workers
 
     def _replace(self, dead: set[int]) -> None:
-        """The others leave the broken process group; new processes take the places of the dead; all meet again."""
-        self._leave_group(seat for rank, seat in enumerate(self._seats) if rank not in dead)
-        for rank in dead:
+        """New processes take the places of the dead; the others leave the broken process group; all meet again."""
+        for rank in dead:  # first, as they take seconds to start
             self._places.renew(self._seats[rank])
+        self._leave_group(seat for rank, seat in enumerate(self._seats) if rank not in dead)
         self._join(len(self._seats), self.elastic_wait)
 
     def _shall_regroup(self) -> bool:
