@@ -35,14 +35,15 @@ class Nodes:
         self._nodes = [self._cluster.add_node(num_cpus=cpus) for _ in range(count)]
         os.environ["RAY_ADDRESS"] = self._cluster.address
 
-    def replace(self, node_id: str) -> None:
-        """End a node and all that runs there at once, and start another."""
+    def replace(self, node_id: str) -> bool:
+        """End a node and all that runs there at once, and start another; False: it is gone already."""
         lost = next((node for node in self._nodes if node.node_id == node_id), None)
-        if lost is None:  # it is gone already
-            return
+        if lost is None:
+            return False
         self._nodes.remove(lost)
         self._cluster.remove_node(lost, allow_graceful=False)
         self._nodes.append(self._cluster.add_node(num_cpus=self._cpus))
+        return True
 
     def end(self) -> None:
         self._cluster.shutdown()
@@ -81,8 +82,7 @@ class Killer(threading.Thread):
 
     def _kill(self, worker: Any) -> None:
         if self._nodes is not None and self._random.random() < 0.5:
-            self.node_kills += 1
-            self._nodes.replace(worker.node_id)
+            self.node_kills += self._nodes.replace(worker.node_id)
             return
         with contextlib.suppress(ProcessLookupError):  # it is dead already
             os.kill(worker.pid, signal.SIGKILL)

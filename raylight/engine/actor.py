@@ -174,9 +174,8 @@ class WorkerActor:
             MASTER_ADDR=member.master,
             MASTER_PORT=str(member.port),
         )
-        if (
-            member.own_gpu is not None and not torch.cuda.is_initialized()
-        ):  # CUDA reads it once, and a GPU stays one's own
+        # CUDA reads the variable once; after a change of workers a process keeps the GPU that it has.
+        if member.own_gpu is not None and not torch.cuda.is_initialized():
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, member.gpu_ids))
             self._device = torch.device("cuda", member.gpu_ids.index(member.own_gpu))
             torch.cuda.set_device(self._device)

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from raylight.utilities.exceptions import MisconfigurationException, ResourceError
@@ -76,18 +77,20 @@ def fitting_count(placement: Placement) -> int:
     """Workers that there is room for now, where their number may change, but no fewer than the least; else all."""
     if not placement.fewer:
         return placement.num_workers
+    from ray._private.state import available_resources_per_node
+
+    def room_now() -> int:
+        return workers_on(available_resources_per_node().values(), placement.resources)
+
     deadline = time.monotonic() + NEWS_SECONDS
-    while (room := _room(placement.resources)) < placement.num_workers and time.monotonic() < deadline:
+    while (room := room_now()) < placement.num_workers and time.monotonic() < deadline:
         time.sleep(0.2)
     return next((size for size in placement.sizes if size <= room), placement.sizes[-1])
 
 
-def _room(resources: dict[str, float]) -> int:
-    """Workers that the nodes have room for now."""
-    from ray._private.state import available_resources_per_node
-
+def workers_on(nodes: Iterable[dict[str, float]], resources: dict[str, float]) -> int:
+    """Workers of ``resources`` each that the nodes, of which each has so much, have room for."""
     needs = {name: amount for name, amount in resources.items() if amount > 0}
-    nodes = available_resources_per_node().values()
     fitting = [[int(node.get(name, 0) // amount) for name, amount in needs.items()] for node in nodes]
     return sum(min(counts, default=NO_LIMIT) for counts in fitting)
 

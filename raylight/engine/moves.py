@@ -25,12 +25,10 @@ class Moves:
 
     Args:
         placement: Of the run.
-        elastic_wait: Seconds to wait for room on other nodes before fewer workers go on.
     """
 
-    def __init__(self, placement: Placement, elastic_wait: float) -> None:
+    def __init__(self, placement: Placement) -> None:
         self._placement = placement
-        self._elastic_wait = elastic_wait
         self._ending: dict[str, tuple[float, float]] = {}
         """Nodes that are about to end: when that became known (monotonic clock), and when (seconds since 1970)."""
         self._next_look = 0.0
@@ -62,8 +60,14 @@ class Moves:
         """Whether the seat is on a node that is about to end."""
         return seat.info is not None and seat.info.node_id in self._ending
 
-    def are_due(self, seats: list[Seat], ready: list[Seat]) -> bool:
-        """Whether it is time to change, when the processes of ``ready``, too, could be workers."""
+    def are_due(self, seats: list[Seat], ready: list[Seat], elastic_wait: float) -> bool:
+        """Whether it is time to change.
+
+        Args:
+            seats: Of the workers.
+            ready: Of processes that could be workers, too.
+            elastic_wait: Seconds to wait for room on other nodes before fewer go on.
+        """
         if not self._ending and not ready:
             return False
         leaving = [seat for seat in seats if self.leaves(seat)]
@@ -71,9 +75,9 @@ class Moves:
         after = next((size for size in self._placement.sizes if size <= count), 0)
         if not leaving:
             return after > len(seats)
-        return after >= len(seats) or (after > 0 and any(self._is_urgent(seat) for seat in leaving))
+        return after >= len(seats) or (after > 0 and any(self._is_urgent(seat, elastic_wait) for seat in leaving))
 
-    def _is_urgent(self, seat: Seat) -> bool:
+    def _is_urgent(self, seat: Seat, elastic_wait: float) -> bool:
         assert seat.info is not None
         since, end = self._ending[seat.info.node_id]
-        return time.monotonic() - since > self._elastic_wait or end - time.time() < SECONDS_TO_LEAVE
+        return time.monotonic() - since > elastic_wait or end - time.time() < SECONDS_TO_LEAVE

@@ -58,7 +58,7 @@ class WorkerPool:
         """Of the workers, by global rank."""
         self._bench: list[Seat] = []
         """Of processes that are to join them: there is no room for them yet, or they are starting."""
-        self._moves = Moves(placement, elastic_wait)
+        self._moves = Moves(placement)
         self._server: Any = None
         """See ``_home_server``."""
         self._idle_timer: threading.Timer | None = None
@@ -183,7 +183,8 @@ class WorkerPool:
             return False
         for _ in self._moves.look(self._seats):
             self._bench.append(self._places.add())
-        return self._moves.are_due(self._seats, [seat for seat in self._bench if self._is_there(seat)])
+        ready = [seat for seat in self._bench if self._is_there(seat)]
+        return self._moves.are_due(self._seats, ready, self.elastic_wait)
 
     def _regroup(self, incidents: Incidents, spares: int) -> None:
         self.busy, since = False, time.monotonic()

@@ -238,11 +238,9 @@ def verify_room(resources: TrialResources, seconds: float) -> None:
 
 def _room(resources: TrialResources) -> int:
     """Workers that all nodes together could hold if they were free."""
-    needs = {name: amount for name, amount in resources.per_worker.items() if amount > 0}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not needs:
+    if not any(amount > 0 for amount in resources.per_worker.values()):
         return resources.num_workers
-    return sum(min(int(node.get(name, 0) // amount) for name, amount in needs.items()) for node in nodes)
+    return cluster.workers_on((node["Resources"] for node in ray.nodes() if node["Alive"]), resources.per_worker)
 
 
 @contextlib.contextmanager
