@@ -6,12 +6,15 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import raylight.utilities.environment  # noqa: F401  notes the environment before the script changes it
-from raylight.callbacks import Callback
-from raylight.core import LightningDataModule, LightningModule
-from raylight.trainer import Trainer
-from raylight.utilities.aliases import lazy_names
-from raylight.utilities.seed import seed_everything
+from raylight.importing import without_garbage_collection
+
+with without_garbage_collection():  # of Ray and torch, unless the script has imported them
+    import raylight.utilities.environment  # noqa: F401  notes the environment before the script changes it
+    from raylight.callbacks import Callback
+    from raylight.core import LightningDataModule, LightningModule
+    from raylight.trainer import Trainer
+    from raylight.utilities.aliases import lazy_names
+    from raylight.utilities.seed import seed_everything
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,6 @@ import importlib
 import logging
 import os
 import queue
-import socket
 import sys
 import threading
 import traceback
@@ -27,6 +26,7 @@ from raylight.engine.failures import Failure, describe
 from raylight.engine.home_files import Home
 from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
 from raylight.engine.surroundings import Surroundings
+from raylight.importing import without_garbage_collection
 from raylight.utilities.rank_zero import package_log
 from raylight.worker.control import LeaveFit, StopRequest
 from raylight.worker.data import IN_ACTOR_VARIABLE
@@ -46,8 +46,6 @@ class WorkerInfo:
     """IP address of its node."""
     pid: int
     gpu_ids: tuple[int, ...]
-    port: int
-    """Free on its node a moment ago."""
     cores: int
 
 
@@ -62,7 +60,6 @@ class Membership:
     local_world_size: int
     master: str
     """Address of rank 0's node."""
-    port: int
     backend: str
     gpu_ids: tuple[int, ...]
     """Of all workers on this node, so that they can reach each other's memory."""
@@ -128,6 +125,8 @@ class WorkerActor:
         package_log.setLevel(logging.WARNING)  # Ray would show each beside the driver's own
         by_value.install()
         self._membership: Membership | None = None
+        self._store: dist.TCPStore | None = None
+        """Of rank 0: where the workers meet."""
         self._device = torch.device("cpu")
         self._stops: dict[int, StopRequest] = {}
         """By the job's number: a request may be here before the job is."""
@@ -141,29 +140,41 @@ class WorkerActor:
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def prepare(self) -> WorkerInfo:
-        """Runs in a spare worker: import what torch otherwise does at the first optimizer, and tell where it is."""
+        """Import what torch otherwise does at the first optimizer, and tell where the process is."""
+        with without_garbage_collection():
+            importlib.import_module("torch._dynamo")
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-        importlib.import_module("torch._dynamo")
         return self.boot()
 
     def boot(self) -> WorkerInfo:
         """Runs in every worker: tell where it is."""
         context = ray.get_runtime_context()
         gpus = tuple(int(index) for index in ray.get_gpu_ids())
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
         host = ray.util.get_node_ip_address()
-        return WorkerInfo(context.get_node_id(), host, os.getpid(), gpus, port, os.cpu_count() or 1)
+        return WorkerInfo(context.get_node_id(), host, os.getpid(), gpus, os.cpu_count() or 1)
 
     def leave(self) -> None:
         """Runs in every worker: out of the process group, of which others are lost, and without what it was doing."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        self._store = None
         self._free_memory()
 
-    def join(self, membership: Membership, threads: int) -> None:
-        """Runs in every worker. Collective: take a rank and enter the process group."""
+    def open_store(self, world_size: int) -> int:
+        """Runs in rank 0: the port at which it listens for the others to meet.
+
+        It listens before they are told: one that finds nobody tries again after up to a second only.
+        """
+        self._store = dist.TCPStore("localhost", 0, world_size, is_master=True, wait_for_workers=False)
+        return int(self._store.port)
+
+    def join(self, membership: Membership, port: int, threads: int) -> None:
+        """Runs in every worker. Collective: take a rank and enter the process group.
+
+        Args:
+            port: Where rank 0 listens.
+            threads: Of torch, within this process.
+        """
         self._membership = member = membership
         os.environ.update(
             RANK=str(member.global_rank),
@@ -172,7 +183,7 @@ class WorkerActor:
             WORLD_SIZE=str(member.world_size),
             LOCAL_WORLD_SIZE=str(member.local_world_size),
             MASTER_ADDR=member.master,
-            MASTER_PORT=str(member.port),
+            MASTER_PORT=str(port),
         )
         # CUDA reads the variable once; after a change of workers a process keeps the GPU that it has.
         if member.own_gpu is not None and not torch.cuda.is_initialized():
@@ -180,9 +191,10 @@ class WorkerActor:
             self._device = torch.device("cuda", member.gpu_ids.index(member.own_gpu))
             torch.cuda.set_device(self._device)
         torch.set_num_threads(threads)
+        store = self._store or dist.TCPStore(member.master, port, member.world_size)
         dist.init_process_group(
             member.backend,
-            init_method=f"tcp://{member.master}:{member.port}",
+            store=store,
             rank=member.global_rank,
             world_size=member.world_size,
             timeout=datetime.timedelta(minutes=30),

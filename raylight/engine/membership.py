@@ -37,7 +37,6 @@ def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membershi
                 world_size=len(infos),
                 local_world_size=len(neighbours),
                 master=infos[0].host,
-                port=infos[0].port,
                 backend=placement.backend,
                 gpu_ids=tuple(sorted({gpu for other in neighbours for gpu in other.gpu_ids})),
                 own_gpu=info.gpu_ids[0] if info.gpu_ids and placement.device_type == "cuda" else None,

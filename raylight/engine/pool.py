@@ -117,7 +117,7 @@ class WorkerPool:
         for seat in self._bench[max(0, self.placement.num_workers - len(chosen)) :]:  # no use for more
             self._bench.remove(seat)
             self._places.leave(seat)
-        infos: list[WorkerInfo] = ray.get([seat.worker.boot.remote() for seat in chosen])
+        infos: list[WorkerInfo] = ray.get([seat.ask() for seat in chosen])
         for seat, info in zip(chosen, infos, strict=True):
             seat.gpus = info.gpu_ids or seat.gpus
             seat.info = dataclasses.replace(info, gpu_ids=seat.gpus)
@@ -128,7 +128,8 @@ class WorkerPool:
             max(1, share if self._places.in_trial else info.cores // member.local_world_size)
             for info, member in zip(self.infos, members, strict=True)
         ]
-        ray.get([w.join.remote(m, t) for w, m, t in zip(self.workers, members, threads, strict=True)])
+        port = ray.get(self.workers[0].open_store.remote(len(members)))
+        ray.get([w.join.remote(m, port, t) for w, m, t in zip(self.workers, members, threads, strict=True)])
 
     def _those_there(self, wanted: int, patience: float) -> list[Seat]:
         """Seats whose processes are there, those of the workers first.

@@ -44,6 +44,7 @@ class Seat:
         """A reference to what the process tells of itself, once it is there."""
         if self.booting is None:
             self.booting = self.worker.boot.remote()
+            self.worker.prepare.remote()  # while Ray passes the answer on, which takes some tenths of a second
         return self.booting
 
     @property
