@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from raylight.callbacks.checkpoint_triggers import check_triggers, saves_on_trai
 from raylight.callbacks.shared_deadline import SharedDeadline
 from raylight.checkpoint import storage
 from raylight.checkpoint.format import not_written
+from raylight.checkpoint.io import LARGE_BYTES
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.old_arguments import CHECKPOINT_ARGUMENTS, understands
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -238,6 +240,21 @@ class ModelCheckpoint(Checkpoint):
     def on_train_start(self, trainer: TrainerView, pl_module: LightningModule) -> None:
         self._last_time_checked = time.monotonic()
         self._deadline.restart()
+        if trainer.is_global_zero and self.async_save is not False:
+            trainer.strategy.checkpoint_io.make_room(functools.partial(self._expected_bytes, trainer))
+
+    def _expected_bytes(self, trainer: TrainerView) -> int | None:
+        """Of a checkpoint's tensors, if they are to be written in the background; None before the first step."""
+        if trainer.global_step == 0:
+            return None
+        model = trainer.lightning_module
+        tensors = [*model.parameters(), *model.buffers()]
+        if not self.save_weights_only:
+            states = [state for optimizer in trainer.optimizers for state in list(optimizer.state.values())]
+            tensors += [each for state in states for each in list(state.values()) if isinstance(each, torch.Tensor)]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        size = sum(storages.values())
+        return size if self.async_save or size > LARGE_BYTES else 0
 
     def _listens_to(self, hook: str) -> bool:
         if hook != "on_train_batch_end" or type(self).on_train_batch_end is not ModelCheckpoint.on_train_batch_end:

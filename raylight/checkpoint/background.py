@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import socket
 import subprocess
@@ -13,12 +12,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
+from raylight.checkpoint.buffers import Buffer
 from raylight.checkpoint.image import FileImage
 from raylight.utilities.exceptions import CheckpointError
 
@@ -45,43 +45,20 @@ def wait_for(path: storage.PathOrURI) -> None:
             writer.wait()
 
 
-class _Buffer:
-    """Memory that the other process sees too. It has no name: when both have let go of it, nothing is left."""
-
-    def __init__(self, index: int, size: int) -> None:
-        self.index = index
-        self.is_new = True
-        """The other process does not have it yet."""
-        try:
-            with _anonymous_file() as file:
-                os.ftruncate(file.fileno(), size)
-                self.descriptor = os.dup(file.fileno())
-                self.content = torch.frombuffer(mmap.mmap(self.descriptor, size), dtype=torch.uint8)
-        except OSError as error:  # also where ulimit -f is for less
-            raise MemoryError(f"There are no {size} bytes for a copy of the checkpoint ({error}).") from error
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
-def _anonymous_file() -> IO[bytes]:
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("raylight-checkpoint"), "wb+")
-    return tempfile.TemporaryFile()
-
-
 class BackgroundWriter:
     """Writes, links and deletes checkpoint files in another process, one after the other in the order of the calls.
 
     That process is started here, which takes milliseconds, and ended by ``close``; it outlives this one as long as it
     has work. Two buffers of a checkpoint's size are all it takes of memory, the second only when saves overlap.
+
+    Args:
+        buffer: The first one, where there is one already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: Buffer | None = None) -> None:
         self.process_id = os.getpid()
         """Of its owner; in a child that was forked it is of no use."""
-        self._buffers: list[_Buffer] = []
+        self._buffers = [] if buffer is None else [buffer]
         self._under_way: dict[int, dict[str, Any]] = {}
         """Tasks without an answer, by number; in order."""
         self._failures: list[CheckpointError] = []
@@ -172,14 +149,14 @@ class BackgroundWriter:
 
     # ------------------------------------------------------------------------------------------------ buffers
 
-    def _room(self, size: int) -> tuple[torch.Tensor, _Buffer]:
+    def _room(self, size: int) -> tuple[torch.Tensor, Buffer]:
         """``size`` bytes in a buffer that is not being written to a file."""
         self._wait_while(lambda: len(self._busy()) == MOST_BUFFERS)
         busy = self._busy()
         free = [buffer for buffer in self._buffers if buffer.index not in busy]
-        buffer = free[0] if free else _Buffer(len(self._buffers), size)
+        buffer = free[0] if free else Buffer(len(self._buffers), size)
         if len(buffer.content) < size:
-            buffer = _Buffer(buffer.index, size)
+            buffer = Buffer(buffer.index, size)
         self._buffers[buffer.index : buffer.index + 1] = [buffer]
         return buffer.content, buffer
 
@@ -188,7 +165,7 @@ class BackgroundWriter:
 
     # ------------------------------------------------------------------------------------------------ messages
 
-    def _submit(self, action: str, path: storage.PathOrURI, buffer: _Buffer | None = None, **details: Any) -> int:
+    def _submit(self, action: str, path: storage.PathOrURI, buffer: Buffer | None = None, **details: Any) -> int:
         self._number += 1
         task = {"number": self._number, "do": action, "path": _absolute(path), **details}
         descriptors = []

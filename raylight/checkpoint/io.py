@@ -14,6 +14,7 @@ import torch
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
 from raylight.checkpoint.background import BackgroundWriter
+from raylight.checkpoint.buffers import Buffer, RoomAhead
 from raylight.checkpoint.image import FileImage
 
 LARGE_BYTES = 64 * 2**20
@@ -64,6 +65,9 @@ class CheckpointIO(ABC):
         """Saves inside may return before the file is there. See ``ModelCheckpoint(async_save=...)``."""
         return contextlib.nullcontext()
 
+    def make_room(self, num_bytes: Callable[[], int | None]) -> None:  # noqa: B027
+        """Get memory for the first save in the background; see ``RoomAhead``."""
+
     def expects(self, path: Path) -> bool | None:
         """Whether there will be a file at ``path`` when what is under way is done; None: the disk knows."""
         return None
@@ -85,6 +89,7 @@ class TorchCheckpointIO(CheckpointIO):
 
     _wanted: bool | None = False  # in the class, as a subclass may not call __init__
     _writer: BackgroundWriter | None = None
+    _room: RoomAhead | None = None
 
     @property
     def writes_in_background(self) -> bool:
@@ -97,6 +102,10 @@ class TorchCheckpointIO(CheckpointIO):
             yield
         finally:
             self._wanted = outer
+
+    def make_room(self, num_bytes: Callable[[], int | None]) -> None:
+        if self._writer is None and self._room is None:
+            self._room = RoomAhead(num_bytes)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``, at once or ``in_background``.
@@ -160,6 +169,7 @@ class TorchCheckpointIO(CheckpointIO):
         Raises:
             CheckpointError: Something of it has failed.
         """
+        self._take_room()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
@@ -168,11 +178,15 @@ class TorchCheckpointIO(CheckpointIO):
         if self._writer is not None and self._writer.has_ended:
             self.teardown()
         if self._writer is None:
-            self._writer = BackgroundWriter()
+            self._writer = BackgroundWriter(self._take_room())
         return self._writer
 
+    def _take_room(self) -> Buffer | None:
+        room, self._room = self._room, None
+        return room.take() if room is not None else None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_writer": None}
+        return {**vars(self), "_writer": None, "_room": None}
 
 
 class AsyncCheckpointIO(CheckpointIO):

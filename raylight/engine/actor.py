@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import ray
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.utils.data import DataLoader
 
 from raylight.checkpoint import storage
@@ -125,7 +126,7 @@ class WorkerActor:
         package_log.setLevel(logging.WARNING)  # Ray would show each beside the driver's own
         by_value.install()
         self._membership: Membership | None = None
-        self._store: dist.TCPStore | None = None
+        self._store: TCPStore | None = None
         """Of rank 0: where the workers meet."""
         self._device = torch.device("cpu")
         self._stops: dict[int, StopRequest] = {}
@@ -165,7 +166,7 @@ class WorkerActor:
 
         It listens before they are told: one that finds nobody tries again after up to a second only.
         """
-        self._store = dist.TCPStore("localhost", 0, world_size, is_master=True, wait_for_workers=False)
+        self._store = TCPStore("localhost", 0, world_size, is_master=True, wait_for_workers=False)
         return int(self._store.port)
 
     def join(self, membership: Membership, port: int, threads: int) -> None:
@@ -191,7 +192,7 @@ class WorkerActor:
             self._device = torch.device("cuda", member.gpu_ids.index(member.own_gpu))
             torch.cuda.set_device(self._device)
         torch.set_num_threads(threads)
-        store = self._store or dist.TCPStore(member.master, port, member.world_size)
+        store = self._store or TCPStore(member.master, port, member.world_size)
         dist.init_process_group(
             member.backend,
             store=store,

@@ -239,6 +239,33 @@ def test_the_same_in_the_background(in_raylight: Any, case: str) -> None:
     assert psutil.Process().children() == []
 
 
+@pytest.mark.parametrize("saves_all", [True, False], ids=["training's state", "weights only"])
+def test_memory_is_got_while_training_goes_on(in_raylight: Any, wait_until: Any, saves_all: bool) -> None:
+    rooms = []
+
+    class Waits(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0 and trainer.current_epoch == 0:
+                room = trainer.strategy.checkpoint_io._room
+                wait_until(lambda: room._buffer is not None)
+                rooms.append(room._buffer)
+                rooms.append(room._num_bytes())
+
+        def on_train_end(self, trainer: Any, *_: Any) -> None:
+            rooms.append(trainer.strategy.checkpoint_io._writer._buffers[0])
+
+    class Adaptive(type(in_raylight.model())):  # type: ignore[misc]
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters())
+
+    checkpoint = ModelCheckpoint(in_raylight.root, async_save=True, save_weights_only=not saves_all)
+    in_raylight.trainer(Waits(), checkpoint, max_epochs=1).fit(model := Adaptive())
+    ahead, size, used = rooms
+    assert used is ahead
+    parameters = sum(each.nbytes for each in model.parameters())
+    assert size == (3 * parameters + 4 * len(list(model.parameters())) if saves_all else parameters)
+
+
 def test_user_saves_at_once(in_raylight: Any) -> None:
     class Saves(Callback):
         def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:

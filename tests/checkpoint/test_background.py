@@ -130,6 +130,27 @@ def test_two_buffers_are_enough(io: TorchCheckpointIO, tmp_path: Path) -> None:
     assert [value_in(tmp_path / f"{number}.ckpt") for number in range(7)] == list(range(7))
 
 
+def test_memory_is_got_ahead(io: TorchCheckpointIO, tmp_path: Path) -> None:
+    asked = iter([None, None, 1000])
+    io.make_room(lambda: next(asked))
+    io._room._thread.join()  # type: ignore[union-attr]
+    buffer = io._room._buffer  # type: ignore[union-attr]
+    save(io, tmp_path / "a.ckpt", 2.0)
+    assert buffer is not None
+    assert io._writer._buffers == [buffer]  # type: ignore[union-attr]
+    io.wait()
+    assert value_in(tmp_path / "a.ckpt") == 2.0
+
+
+@pytest.mark.parametrize("size", [None, 0, 2**62], ids=["not known yet", "none needed", "no memory for it"])
+def test_no_memory_ahead(io: TorchCheckpointIO, tmp_path: Path, size: int | None) -> None:
+    io.make_room(lambda: size)
+    save(io, tmp_path / "a.ckpt", 2.0)
+    io.wait()
+    assert value_in(tmp_path / "a.ckpt") == 2.0
+    assert "room-for-checkpoint" not in [thread.name for thread in threading.enumerate()]
+
+
 def test_old_file_goes_when_the_new_one_is_there(io: TorchCheckpointIO, tmp_path: Path) -> None:
     save(io, tmp_path / "old.ckpt", wanted=False)
     with held_up(io):
