@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from raylight.checkpoint import storage
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
-from raylight.engine import by_value, homeward
+from raylight.engine import by_value, homeward, network
 from raylight.engine.failures import Failure, describe
 from raylight.engine.home_files import Home
 from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
@@ -192,6 +192,7 @@ class WorkerActor:
             self._device = torch.device("cuda", member.gpu_ids.index(member.own_gpu))
             torch.cuda.set_device(self._device)
         torch.set_num_threads(threads)
+        network.choose_device(ray.util.get_node_ip_address())
         store = self._store or TCPStore(member.master, port, member.world_size)
         dist.init_process_group(
             member.backend,

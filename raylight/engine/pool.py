@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
@@ -101,7 +101,14 @@ class WorkerPool:
         self._seats = self._places.take()
         missing = self.placement.num_workers - len(self._seats)
         self._bench = [self._places.add() for _ in range(missing)]
-        self._join(len(self._seats), SECONDS_TO_START)
+        try:
+            self._join(len(self._seats), SECONDS_TO_START)
+        except RayTaskError as error:
+            raise WorkerError(
+                f"The workers do not reach each other: {error.cause}. Their nodes must be open to each other on all TCP "
+                "ports, and each be known to Ray by an address that the others can reach (`ray start "
+                "--node-ip-address`). `raylight doctor` tries all of them."
+            ) from error
 
     def _join(self, wanted: int, patience: float) -> None:
         """Processes that are there get ranks and make the process group; others, and those that are too many, wait.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,6 +45,21 @@ def test_files_of_workers_elsewhere(run: Any) -> None:
     assert done["steps"] == 48
     assert done["files"] == ["files/epoch=1-step=32.ckpt", "files/epoch=2-step=48.ckpt", "files/last.ckpt"]
     assert done["logs"] == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="only root makes networks, with iproute2")
+def test_two_hosts(run: Any) -> None:
+    """Without a common disk, memory or home, in networks of their own; nobody joins without the token."""
+    done = run("two_hosts.py", "on_two_hosts.py")
+    assert done["refused"] == ["none", "wrong"]
+    first, second = done["apart"]["places"]
+    assert first == [0, 0, 0, ["apart"]]
+    assert second[:3] == [1, 0, 1]
+    assert "apart" not in second[3]
+    assert [place[:3] for place in done["together"]["places"]] == [[0, 0, 0], [1, 1, 0]]
+    for outcome in ("steps", "weights", "files"):
+        assert done["apart"][outcome] == done["together"][outcome]
+    assert done["apart"]["files"] == ["lightning_logs/version_0/checkpoints/epoch=1-step=32.ckpt"]
 
 
 def test_the_memory_monitor(run: Any) -> None:
