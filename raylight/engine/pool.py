@@ -105,8 +105,8 @@ class WorkerPool:
             self._join(len(self._seats), SECONDS_TO_START)
         except RayTaskError as error:
             raise WorkerError(
-                f"The workers do not reach each other: {error.cause}. Their nodes must be open to each other on all TCP "
-                "ports, and each be known to Ray by an address that the others can reach (`ray start "
+                f"The workers do not reach each other: {error.cause}. Their nodes must be open to each other on all "
+                "TCP ports, and each be known to Ray by an address that the others can reach (`ray start "
                 "--node-ip-address`). `raylight doctor` tries all of them."
             ) from error
 

@@ -3,6 +3,7 @@
     python tests/benchmarks/two_workers.py
     python tests/benchmarks/two_workers.py --rounds 5 --json two_workers.json
     python tests/benchmarks/two_workers.py --systems handwritten_ddp,raylight_pool
+    python tests/benchmarks/two_workers.py --systems ray_train_lightning,raylight_pool --running
 
 A system is a program in ``programs/``, started anew in each round; the systems take turns. All train the same network
 with gloo and one thread per worker.
@@ -12,6 +13,8 @@ with gloo and one thread per worker.
 - second call: from calling ``validate()`` after ``fit()`` until all workers have their first batch, seconds
 - worker memory: the largest resident size of a worker until the end of training, MB
 - script: from start to exit, seconds
+
+``--running``: Ray runs already, by ``ray start --head``; else each program that needs it starts and stops it.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "programs"))
@@ -40,6 +43,7 @@ BASELINE = "handwritten_ddp"
 SYSTEMS = (BASELINE, "lightning_ddp", "ray_train_lightning", "raylight_pool")
 FIGURES = ("cold_start_s", "steps_per_s", "second_call_s", "worker_mb", "script_s")
 TIME_LIMIT_S = 300
+RAY_PORT = 6399
 ReadFigures = Callable[[list[dict[str, Any]], float], dict[str, float]]
 
 
@@ -75,6 +79,29 @@ def run_system(system: str, read: ReadFigures) -> dict[str, float]:
             raise ProgramFailed(f"{system} ended with code {code}:\n{output.read_text()[-3000:]}")
         events = [json.loads(line) for line in stamps.read_text().splitlines()]
         return {**read(events, start), "script_s": end - start}
+
+
+@contextlib.contextmanager
+def running_cluster() -> Iterator[None]:
+    """Ray is there for programs to join."""
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=str(HERE.parents[1]))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(RAY_PORT)]
+    with tempfile.TemporaryFile("w+") as output:
+        head = subprocess.Popen([*command, "--num-cpus", "2"], stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while "Ray runtime started" not in said(output):
+                assert head.poll() is None, said(output)
+                time.sleep(0.1)
+            os.environ["RAY_ADDRESS"] = f"127.0.0.1:{RAY_PORT}"
+            yield
+        finally:
+            head.terminate()
+            head.wait()
+
+
+def said(output: IO[str]) -> str:
+    output.seek(0)
+    return output.read()
 
 
 def wait(program: subprocess.Popen[bytes]) -> int:
@@ -151,15 +178,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="how often each system runs (default 3)")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="names with commas between; default: all")
+    parser.add_argument("--running", action="store_true", help="programs find Ray running")
     parser.add_argument("--json", help="also write the medians and each round's figures to this file")
     args = parser.parse_args()
     systems = args.systems.split(",")
     if unknown := set(systems) - set(SYSTEMS):
         parser.error(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
 
-    rounds = measure(systems, args.rounds)
+    with running_cluster() if args.running else contextlib.nullcontext():
+        rounds = measure(systems, args.rounds)
     summary = summarize(rounds)
-    print_table(summary)
+    print_table(summary, BASELINE if BASELINE in systems else systems[0])
     if args.json is not None:
         Path(args.json).write_text(json.dumps({"summary": summary, "rounds": rounds}, indent=2))
     if any(len(own) < args.rounds for own in rounds.values()):

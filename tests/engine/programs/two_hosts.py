@@ -1,7 +1,7 @@
 """Two hosts of their own: network namespaces joined by a cable, without a common disk, memory or home.
 
-To be started by root, in an empty folder, with the name of the driver's program, which lies beside this one, and its
-arguments. Prints as JSON what that has printed last, and who was refused.
+To be started by root, in an empty folder, with the driver's program, which lies beside this one or is an absolute
+path, and its arguments. Prints as JSON what that has printed last, and who was refused.
 """
 
 import contextlib
@@ -106,7 +106,7 @@ def main(program, *arguments):
             other = tries_to_join(here, token)
             assert other is not None, Path("other.txt").read_text()
             variables = environment(home, RAY_ADDRESS=f"{HEAD}:6379")
-            words = on_host(0, sys.executable, str(Path(__file__).with_name(program)), *arguments)
+            words = on_host(0, sys.executable, str(Path(__file__).parent / program), *arguments)
             done = subprocess.run(words, cwd=here, env=variables, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-3000:]
             seen = json.loads(done.stdout.splitlines()[-1])
