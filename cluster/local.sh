@@ -6,6 +6,7 @@
 #   local.sh stop                    end it, and nothing else
 #   local.sh head [CPUS]             be the head of a cluster of several machines, in the foreground
 #   local.sh worker HOST:PORT [CPUS] join the cluster of that head, in the foreground
+#   local.sh health                  whether the node that runs here, of "head" or "worker", is well (for containers)
 #
 # CPUS is how many Ray shall count: by default this machine's cores, for "start" at least 2. A raylight worker takes one.
 # GPUs are counted by Ray itself. These variables change what else there is to choose:
@@ -175,8 +176,15 @@ worker_node() {
     exec ray start --address="$address" --block --num-cpus="$cpus" --disable-usage-stats
 }
 
+health() { # Ray's agent on the node says so, to this machine
+    local answer
+    answer=$(wget --quiet --tries=1 --timeout=4 --output-document=- http://127.0.0.1:52365/api/local_raylet_healthz) ||
+        fail "no answer of Ray's agent on this machine."
+    [[ $answer == success ]] || fail "$answer"
+}
+
 case ${1:-} in
-    start | status | stop) "$@" ;;
+    start | status | stop | health) "$@" ;;
     head) head_node "${@:2}" ;;
     worker) worker_node "${@:2}" ;;
     -h | --help | help) usage ;;

@@ -108,10 +108,10 @@ class Slurm:
         self._wait_until(lambda: "idle" in self.call("sinfo", "-h", "-o", "%t", check=False), 60)
 
     def _daemon(self, *command: str) -> None:
-        output = (self.folder / f"{len(self._daemons)}.out").open("wb")
-        self._daemons.append(
-            subprocess.Popen(command, env=self.environment, stdout=output, stderr=subprocess.STDOUT)
-        )
+        with (self.folder / f"{len(self._daemons)}.out").open("wb") as output:
+            self._daemons.append(
+                subprocess.Popen(command, env=self.environment, stdout=output, stderr=subprocess.STDOUT)
+            )
 
     def call(self, *command: str, check: bool = True, **variables: str) -> str:
         result = subprocess.run(
