@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
@@ -92,16 +94,29 @@ def _from_user_code(frames: TracebackType | None) -> TracebackType | None:
     return frames
 
 
+def _with_sources(text: str) -> str:
+    """Runs on the driver: a traceback with the lines of code that the worker did not have, such as a notebook's."""
+
+    def complete(frame: re.Match[str]) -> str:
+        source = linecache.getline(frame["file"], int(frame["line"])).strip()
+        return f"{frame[0]}    {source}\n" if source else frame[0]
+
+    return re.sub(r'^  File "(?P<file>.+)", line (?P<line>\d+), in .*\n(?!    )', complete, text, flags=re.MULTILINE)
+
+
 def revive(failure: Failure) -> BaseException:
     """Runs on the driver: the exception to raise, with its own type, and rank, node and traceback with it."""
     from ray import cloudpickle
+
+    from raylight.engine import own_classes
 
     where = f"rank {failure.rank}, node {failure.node}, pid {failure.pid}"
     if failure.pickled is None:
         error: BaseException = WorkerError(f"{failure.summary} (on {where})", failure.rank, failure.node)
     else:
-        error = cloudpickle.loads(failure.pickled)
-    error.__cause__ = RemoteTraceback(where, failure.traceback)
+        with own_classes.stay():
+            error = cloudpickle.loads(failure.pickled)
+    error.__cause__ = RemoteTraceback(where, _with_sources(failure.traceback))
     error.raylight_origin = {"rank": failure.rank, "node": failure.node, "pid": failure.pid}  # type: ignore[attr-defined]
     if hasattr(error, "add_note"):
         error.add_note(f"Raised on {where}.")
