@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
-from raylight.engine import cluster, homeward, own_classes
+from raylight.engine import cluster, homeward, own_classes, user_modules
 from raylight.engine.actor import Attempt, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
@@ -431,7 +431,5 @@ def _first_line(error: RayError) -> str:
 
 
 def _pack(job: Job) -> Parcel:
-    return Parcel(
-        job=ray.cloudpickle.dumps(job),
-        surroundings=Surroundings.here(),
-    )
+    surroundings = Surroundings.here()
+    return Parcel(user_modules.dumps(job, surroundings.cwd), surroundings)

@@ -126,6 +126,34 @@ STATE = """
 Path("begun").unlink()
 print(trainer.interrupted, signal.getsignal(signal.SIGINT) is before, model.said)
 """
+MODULE = """
+import torch
+import raylight as pl
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+    def training_step(self, batch, batch_idx):
+        self.said = says()
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def says():
+    return "one"
+"""
+RELOAD = """
+import importlib
+Path("my_models.py").write_text(Path("my_models.py").read_text().replace('"one"', '"two"'))
+importlib.reload(my_models)
+"""
+FIT_OF_MODULE = """
+import my_models
+model = my_models.Model()
+make().fit(model, data)
+print(model.said)
+"""
 
 
 def has_begun(cell: Any) -> bool:
@@ -164,6 +192,11 @@ def test_a_session(kernel: Any) -> None:
             assert (await notebook.run(STUBBORN, [has_begun, is_stopping])).error == "KeyboardInterrupt"
             assert (await notebook.run(STATE)).text == "True True ('two', 4)\n"
             assert "('two', 4) True True\n" in (await notebook.run(FIT)).text
+
+            Path("my_models.py").write_text(MODULE)
+            assert (await notebook.run(FIT_OF_MODULE)).text.endswith("one\n")
+            (await notebook.run(RELOAD)).check()
+            assert (await notebook.run(FIT_OF_MODULE)).text.endswith("two\n")
         bars = [each["state"] for each in notebook.widgets() if each["model_name"] == "FloatProgressModel"]
         assert (4.0, 4.0) in [(bar["value"], bar["max"]) for bar in bars]
 
