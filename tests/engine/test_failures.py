@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from small_models import Linear, batches
 
 import raylight as pl
@@ -206,6 +208,16 @@ def test_a_lambda_as_attribute_is_fine(two_workers: Any) -> None:
     trainer = two_workers()
     trainer.fit(Scaled(), batches())
     assert trainer.global_step == 4
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_a_module_that_only_the_driver_has() -> None:
+    def notes(name: str) -> str:
+        pickled = cloudpickle.dumps(ModuleNotFoundError(f"No module named '{name}'", name=name))
+        return "\n".join(revive(Failure(1, "node", 1, pickled, "", "")).__notes__)
+
+    assert "The driver can import small_models. Send the files along: call `ray.init(run" in notes("small_models")
+    assert "driver" not in notes("not_even_here")
 
 
 def test_lines_of_code_that_a_worker_lacks(tmp_path: Path) -> None:
