@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import site
 import sys
@@ -15,7 +16,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import ray
@@ -67,12 +68,12 @@ def dumps(obj: Any, cwd: str) -> bytes:
     sources = {name: source_of(module) for name, module in modules.items()}
     missing = _missing_elsewhere(sources, cwd)
     changed = {name for name, source in sources.items() if source.digest != _first_digest(name, source)}
-    chosen = [modules[name] for name in missing | changed]
+    chosen = list(modules.values()) if missing or changed else []  # all, as their classes refer to each other
     try:
         with by_value(chosen):
             return bytes(cloudpickle.dumps(obj))
     except Exception as error:  # of any kind: pickling runs the classes' own code
-        what = _culprit(chosen)
+        what = _culprit(obj, chosen)
         if what is None:
             raise
         if not missing:
@@ -97,6 +98,8 @@ def loads(pickled: bytes) -> Any:
     try:
         return cloudpickle.loads(pickled)
     except (ImportError, AttributeError) as error:
+        if isinstance(error, AttributeError) and not str(error).startswith("Can't get attribute"):
+            raise  # the user's own
         named = isinstance(error, ImportError) and error.name is not None
         what = f"the module {error.name!r} cannot be imported there" if named else str(error)
         node = ray.util.get_node_ip_address()
@@ -223,21 +226,25 @@ def _looking() -> Any:
 # ---------------------------------------------------------------------------------------------------- errors
 
 
-def _culprit(modules: list[ModuleType]) -> str | None:
-    """Which object of these modules cannot travel by value; None where all can."""
-    with by_value(modules):
-        for module in modules:
-            values = list(vars(module).items())
-            inner_first = sorted(values, key=lambda item: isinstance(item[1], type | FunctionType))
-            for name, value in inner_first:
-                if not name.startswith("__") and not isinstance(value, ModuleType) and not _travels(value):
-                    return f"{module.__name__}.{name} (a {type(value).__module__}.{type(value).__qualname__})"
+class _Watching(cloudpickle.Pickler):
+    """Keeps what it comes by; where it fails, the last is to blame."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.seen: list[Any] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        self.seen.append(obj)
+        return super().reducer_override(obj)
+
+
+def _culprit(obj: Any, modules: list[ModuleType]) -> str | None:
+    """The object of these modules by which pickling ``obj`` fails; None where that is nothing of theirs."""
+    watching = _Watching(io.BytesIO())
+    with by_value(modules), contextlib.suppress(Exception):  # it has failed before, in whatever way
+        watching.dump(obj)
+    names = {id(value): f"{module.__name__}.{name}" for module in modules for name, value in vars(module).items()}
+    for each in reversed(watching.seen):
+        if id(each) in names:
+            return f"{names[id(each)]} (a {type(each).__module__}.{type(each).__qualname__})"
     return None
-
-
-def _travels(value: Any) -> bool:
-    try:
-        cloudpickle.dumps(value)
-    except Exception:  # see above
-        return False
-    return True

@@ -79,6 +79,7 @@ def test_what_has_changed_travels_by_value(ray_cluster: str, make: Make, tmp_pat
 @pytest.mark.ray
 def test_what_cannot_travel_by_value(ray_cluster: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "import threading\nLOCK = threading.Lock()\ndef locked():\n    return LOCK\n"
+    make("others", "import threading\nUNUSED = threading.Lock()\n")
     module: Any = make("locking", source)
     user_modules.dumps(module.locked, os.getcwd())
     make("locking", f"{source}\n# changed\n")

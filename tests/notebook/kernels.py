@@ -77,7 +77,7 @@ class Kernel:
         await asyncio.wait_for(follow(), seconds)
         return cell
 
-    def widgets(self) -> list[Any]:
-        """The widgets that were made, as they are in the end."""
-        states = self.client.nb.metadata.get("widgets", {}).values()
-        return [widget for state in states for widget in state["state"].values()]
+    def bars(self) -> list[tuple[float, float]]:
+        """Of the progress bars that are widgets: where each is, and its end."""
+        states = list(self.client.widget_state.values())
+        return [(each["value"], each["max"]) for each in states if each.get("_model_name") == "FloatProgressModel"]

@@ -173,6 +173,7 @@ def test_a_session(kernel: Any) -> None:
             assert fit.text.endswith("('one', 1) True True\n")
             assert "from a worker" in fit.text
             assert "Epoch" not in fit.text  # the bars are widgets
+            assert (4.0, 4.0) in notebook.bars()
             assert (await notebook.run(VALIDATE)).text.endswith("['val'] True\n")
             assert (await notebook.run(OTHER_HELPER)).text == "2 2\n"
             other = await notebook.run(OTHER_CLASS)
@@ -197,8 +198,6 @@ def test_a_session(kernel: Any) -> None:
             assert (await notebook.run(FIT_OF_MODULE)).text.endswith("one\n")
             (await notebook.run(RELOAD)).check()
             assert (await notebook.run(FIT_OF_MODULE)).text.endswith("two\n")
-        bars = [each["state"] for each in notebook.widgets() if each["model_name"] == "FloatProgressModel"]
-        assert (4.0, 4.0) in [(bar["value"], bar["max"]) for bar in bars]
 
     asyncio.run(session())
 
