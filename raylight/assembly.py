@@ -22,6 +22,7 @@ from raylight.config.flags import TrainerConfig
 from raylight.external_callbacks import external_callbacks
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.notebook import in_notebook
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 
@@ -139,7 +140,7 @@ def _add_progress_bar(config: TrainerConfig, callbacks: list[Any], default: bool
 
 def _default_bar(config: TrainerConfig) -> ProgressBar:
     refresh_rate, position = config.progress_bar_refresh_rate, config.process_position
-    if refresh_rate is None and not position:
+    if refresh_rate is None and not position and not in_notebook():  # there rich can only draw where it has widgets
         return RichProgressBar()
     return TQDMProgressBar(refresh_rate=refresh_rate or 1, process_position=position)
 

@@ -417,8 +417,10 @@ class Trainer(TrainerView):
         self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING, stage=FIRST_STAGE[fn])
         try:
             return self._run_call(fn, chosen, data, ckpt_path, weights_only, model is not None, return_predictions)
-        except BaseException:
+        except BaseException as error:
             self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
+            if hasattr(error, "raylight_origin"):  # its way is told by its cause: the engine's frames add nothing
+                raise error.with_traceback(None)  # noqa: B904
             raise
         finally:
             self._fallbacks = []

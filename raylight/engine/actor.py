@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from raylight.checkpoint import storage
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
-from raylight.engine import by_value, homeward, network
+from raylight.engine import by_value, homeward, network, user_modules
 from raylight.engine.failures import Failure, describe
 from raylight.engine.home_files import Home
 from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
@@ -226,10 +226,11 @@ class WorkerActor:
         self._outbox.open()
         parcel.surroundings.adopt()
         storage.use_home(attempt.home.files())
-        job: Job = ray.cloudpickle.loads(parcel.job)
-        job.redone_since = attempt.redone_since
-        self._snapshots = _snapshots(job, attempt, parts)
+        self._snapshots = None
         try:
+            job: Job = user_modules.loads(parcel.job)
+            job.redone_since = attempt.redone_since
+            self._snapshots = _snapshots(job, attempt, parts)
             parcel.surroundings.adopt_numbers()
             run, outcome = execute(job, member.ranks, self._device, self._emit, stop, self._snapshots, self._watch)
             return homeward.pack(run, outcome)

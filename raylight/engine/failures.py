@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import linecache
+import re
+import sys
 import traceback
 from dataclasses import dataclass
 from types import TracebackType
@@ -92,17 +96,40 @@ def _from_user_code(frames: TracebackType | None) -> TracebackType | None:
     return frames
 
 
+def _with_sources(text: str) -> str:
+    """Runs on the driver: a traceback with the lines of code that the worker did not have, such as a notebook's."""
+
+    def complete(frame: re.Match[str]) -> str:
+        source = linecache.getline(frame["file"], int(frame["line"])).strip()
+        return f"{frame[0]}    {source}\n" if source else frame[0]
+
+    return re.sub(r'^  File "(?P<file>.+)", line (?P<line>\d+), in .*\n(?!    )', complete, text, flags=re.MULTILINE)
+
+
+def _add_note(error: BaseException, text: str) -> None:
+    if hasattr(error, "add_note"):
+        error.add_note(text)
+
+
+def _is_here(package: str) -> bool:
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
 def revive(failure: Failure) -> BaseException:
     """Runs on the driver: the exception to raise, with its own type, and rank, node and traceback with it."""
     from ray import cloudpickle
+
+    from raylight.engine import own_classes, user_modules
 
     where = f"rank {failure.rank}, node {failure.node}, pid {failure.pid}"
     if failure.pickled is None:
         error: BaseException = WorkerError(f"{failure.summary} (on {where})", failure.rank, failure.node)
     else:
-        error = cloudpickle.loads(failure.pickled)
-    error.__cause__ = RemoteTraceback(where, failure.traceback)
+        with own_classes.stay():
+            error = cloudpickle.loads(failure.pickled)
+    error.__cause__ = RemoteTraceback(where, _with_sources(failure.traceback))
     error.raylight_origin = {"rank": failure.rank, "node": failure.node, "pid": failure.pid}  # type: ignore[attr-defined]
-    if hasattr(error, "add_note"):
-        error.add_note(f"Raised on {where}.")
+    if isinstance(error, ModuleNotFoundError) and error.name and _is_here(error.name.partition(".")[0]):
+        _add_note(error, f"The driver can import {error.name}. {user_modules.REMEDY}")
+    _add_note(error, f"Raised on {where}.")
     return error

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from raylight.utilities.notebook import in_notebook
 from raylight.utilities.rank_zero import log
 
 
@@ -24,9 +25,16 @@ def graceful_interrupt(ask: Callable[[], None]) -> Iterator[None]:
     previous = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        log.warning("Stopping after this batch. Press Ctrl-C again to stop at once.")
+        signal.signal(signal.SIGINT, insist)
+        again = "Interrupt the kernel" if in_notebook() else "Press Ctrl-C"
+        log.warning("Stopping after this batch. %s again to stop at once.", again)
         ask()
+
+    def insist(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        if callable(previous):
+            previous(number, frame)
+        raise KeyboardInterrupt  # a handler of asyncio's, as of a cell that awaits, only makes a note for later
 
     signal.signal(signal.SIGINT, handle)
     try:

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
-from raylight.engine import cluster, homeward
+from raylight.engine import cluster, homeward, own_classes, user_modules
 from raylight.engine.actor import Attempt, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
@@ -235,7 +235,9 @@ class WorkerPool:
             if self._shall_regroup():
                 self._change_workers()
             self.busy = True
-            outcomes = self._persist(job, sink)
+            packed = _pack(job)
+            with own_classes.stay():
+                outcomes = self._persist(job, packed, sink)
         except BaseException:
             self.shutdown()
             raise
@@ -243,19 +245,20 @@ class WorkerPool:
             self.busy = False
         self._start_idle_timer()
         outcome = outcomes[0]
-        homeward.unpack(outcome, job)
+        with own_classes.stay():
+            homeward.unpack(outcome, job)
         if outcome.predictions is not None:
             outcome.predictions = in_dataset_order([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
         return outcome
 
-    def _persist(self, job: Job, sink: Sink) -> dict[int, Outcome]:
+    def _persist(self, job: Job, packed: Parcel, sink: Sink) -> dict[int, Outcome]:
         """Attempts, until one is not ended by the loss of a worker, or there were too many of these."""
         most, fitting = job.config.max_failures, job.fn == TrainerFn.FITTING
         listener, incidents = Listener(sink), Incidents(most, sink)
         listener.goes_on = functools.partial(self._goes_on, incidents)
         snapshots = SnapshotKeeper() if fitting and (most or self.placement.fewer) else None
         stop = threading.Event()
-        parcel, began, redone_since = ray.put(_pack(job)), time.time(), None
+        parcel, began, redone_since = ray.put(packed), time.time(), None
         spares = job.config.spare_workers
         with graceful_interrupt(stop.set) if fitting else contextlib.nullcontext():
             while True:
@@ -435,7 +438,5 @@ def _first_line(error: RayError) -> str:
 
 
 def _pack(job: Job) -> Parcel:
-    return Parcel(
-        job=ray.cloudpickle.dumps(job),
-        surroundings=Surroundings.here(),
-    )
+    surroundings = Surroundings.here()
+    return Parcel(user_modules.dumps(job, surroundings.cwd), surroundings)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune.search import Searcher
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
 from raylight.config.accelerators import place
 from raylight.config.flags import TrainerConfig
-from raylight.engine import cluster, pool
+from raylight.engine import cluster, pool, user_modules
 from raylight.engine.failures import revive
 from raylight.engine.interrupt import graceful_interrupt
 from raylight.engine.surroundings import Surroundings
@@ -130,9 +130,10 @@ class Study:
 
     def run(self) -> bool:
         """After ``prepare``: until all trials are over; whether Ctrl-C ended it early."""
-        work = cloudpickle.dumps(self.work)
+        surroundings = Surroundings.here()
+        work = user_modules.dumps(self.work, surroundings.cwd)
         stopper = StopOnRequest()
-        trainable = tune.with_parameters(Trial, work=work, surroundings=Surroundings.here())
+        trainable = tune.with_parameters(Trial, work=work, surroundings=surroundings)
         hopeless = EndOfHopeless(stopper)
         at_a_time = self.max_concurrent or concurrency(self.resources)
         with (

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import ray
 import torch
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune.result import DONE, RESULT_DUPLICATE, SHOULD_CHECKPOINT
 
-from raylight.engine import pool
+from raylight.engine import pool, user_modules
 from raylight.engine.failures import describe
 from raylight.engine.surroundings import Surroundings
 from raylight.tuner.gate import Gate
@@ -58,7 +58,7 @@ class Trial(tune.Trainable):
             logger.setLevel(logging.WARNING)  # Ray shows each on the driver's terminal, of every trial
         self._surroundings = surroundings
         surroundings.adopt()
-        self._work: Work = cloudpickle.loads(work)
+        self._work: Work = user_modules.loads(work)
         self._gate = Gate()
         self._is_first = True
         self._begin(config)

@@ -62,6 +62,18 @@ def test_two_hosts(run: Any) -> None:
     assert done["apart"]["files"] == ["lightning_logs/version_0/checkpoints/epoch=1-step=32.ckpt"]
 
 
+def test_modules_beside_the_script(run: Any) -> None:
+    """Their files are gone from where other nodes look, or edited; what cannot be sent is named, and what to do."""
+    done = run("beside.py", "beside")
+    assert done["by_name"] == done["edited"] == done["gone"] == "first"
+    assert done["same_class"]
+    assert "locked.LOCK (a _thread.lock) cannot be pickled." in done["locked"]
+    assert "the module 'models' cannot be imported there." in done["not_there"]
+    for error in (done["locked"], done["not_there"]):
+        assert 'ray.init(runtime_env={"working_dir": "."})' in error
+        assert "raylight submit --working-dir . script.py" in error
+
+
 def test_the_memory_monitor(run: Any) -> None:
     done = run("memory_monitor.py", "greedy")
     assert done["steps"] == 64

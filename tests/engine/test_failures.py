@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from small_models import Linear, batches
 
 import raylight as pl
 from raylight.callbacks import ModelCheckpoint
+from raylight.engine.failures import Failure, revive
 from raylight.utilities.exceptions import UnpicklableError, WorkerError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(60)]
@@ -204,3 +208,26 @@ def test_a_lambda_as_attribute_is_fine(two_workers: Any) -> None:
     trainer = two_workers()
     trainer.fit(Scaled(), batches())
     assert trainer.global_step == 4
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_a_module_that_only_the_driver_has() -> None:
+    def notes(name: str) -> str:
+        pickled = cloudpickle.dumps(ModuleNotFoundError(f"No module named '{name}'", name=name))
+        return "\n".join(revive(Failure(1, "node", 1, pickled, "", "")).__notes__)
+
+    assert "The driver can import small_models. Send the files along: call `ray.init(run" in notes("small_models")
+    assert "driver" not in notes("not_even_here")
+
+
+def test_lines_of_code_that_a_worker_lacks(tmp_path: Path) -> None:
+    """Such as those of a notebook, which only its kernel has."""
+    path = tmp_path / "cell.py"
+    path.write_text("first()\nsecond()\n")
+    frame = f'  File "{path}", line 2, in step\n'
+    text = f'{frame}{frame}    shown already\n  File "absent.py", line 1, in step\nValueError: text\n'
+    error = revive(Failure(0, "node", 1, None, "ValueError: text", text))
+    completed = (
+        f'{frame}    second()\n{frame}    shown already\n  File "absent.py", line 1, in step\nValueError: text\n'
+    )
+    assert str(error.__cause__).endswith(completed)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
-if importlib.util.find_spec("ipywidgets") is not None:
+from raylight.utilities.notebook import has_widgets
+
+if has_widgets():
     from tqdm.auto import tqdm
 else:  # tqdm.auto would warn in a notebook, and show nothing
     from tqdm import tqdm

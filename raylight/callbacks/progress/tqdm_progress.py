@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.progress.drawn_bar import DrawnBar
 from raylight.config.messages import Progress
+from raylight.utilities.notebook import has_one_line
 
 if TYPE_CHECKING:
     from raylight.callbacks.progress.tqdm_bar import Tqdm
@@ -130,7 +131,7 @@ class TQDMProgressBar(DrawnBar):
     def _make_bar(self, description: str, leave: bool, offset: int = 0, **settings: Any) -> Tqdm:
         bar: Tqdm = sys.modules[__name__].Tqdm(  # by name: another may have been put there
             desc=description,
-            position=2 * self.process_position + offset,
+            position=0 if has_one_line() else 2 * self.process_position + offset,
             disable=self.is_disabled,
             leave=leave,
             dynamic_ncols=True,
@@ -169,11 +170,9 @@ class TQDMProgressBar(DrawnBar):
     @staticmethod
     def _label(bar: Tqdm, event: Progress) -> None:
         total = None if math.isinf(event.total) else int(event.total)
-        if event.starts:
-            bar.reset()
-            bar.initial = 0
         if event.starts or bar.total != total:  # training that goes on within an epoch has no start
-            bar.total = total
+            bar.reset(total)  # also of the widget, in a notebook
+            bar.total, bar.initial = total, 0
             bar.set_description(event.description, refresh=False)
 
     def _open_bar(self, key: str) -> Tqdm:
