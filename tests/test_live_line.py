@@ -22,8 +22,16 @@ from raylight.live_line import describe
             0,
             "64 workers | 12.3M samples/s | 1.25 s per batch, no rank lags | 0 incidents",
         ),
-        (Pace(1, 3.0, 0.0005, None, 0.0, 0.0), 2, "1 worker | 3 samples/s | 0.5 ms per batch, no rank lags | 2 incidents"),
-        (Pace(2, 999.6, 120.0, None, 0.0, 0.0), 0, "2 workers | 1k samples/s | 120 s per batch, no rank lags | 0 incidents"),
+        (
+            Pace(1, 3.0, 0.0005, None, 0.0, 0.0),
+            2,
+            "1 worker | 3 samples/s | 0.5 ms per batch, no rank lags | 2 incidents",
+        ),
+        (
+            Pace(2, 999.6, 120.0, None, 0.0, 0.0),
+            0,
+            "2 workers | 1k samples/s | 120 s per batch, no rank lags | 0 incidents",
+        ),
     ],
 )
 def test_text(pace: Pace, incidents: int, text: str) -> None:
