@@ -105,25 +105,31 @@ class PaceMaker:
         """By rank: when the driver had it, and what it was; only those with more batches than the one before."""
 
     def take(self, beats: list[Heartbeat | None], now: float) -> Pace | None:
-        """The pace, now that these are the ranks' last heartbeats; None before two batches of each are known."""
+        """The pace, now that these are the ranks' last heartbeats; None before each has told of two batches.
+
+        One that has told of fewer, and of no more for a while, does not count: it has come to its end at once.
+        """
         for kept, beat in zip(self._beats, beats, strict=True):
             if beat is not None and beat.taken and (not kept or beat.taken > kept[-1][1].taken):
                 kept.append((now, beat))
-        paces = [_RankPace.of(kept, now) for kept in self._beats if len(kept) > 1]
-        if len(paces) < len(self._beats):
+        paces = {rank: _RankPace.of(kept, now) for rank, kept in enumerate(self._beats) if len(kept) > 1}
+        others = [kept for kept in self._beats if len(kept) < 2]
+        if not paces or any(not kept or now - kept[0][0] < QUIET_SECONDS for kept in others):
             return None
-        per_batch = statistics.median_low(pace.per_batch for pace in paces)
-        lags = _lags(paces, per_batch)
-        slowest: int | None = max(range(len(lags)), key=lags.__getitem__)
-        if slowest is not None and lags[slowest] < LEAST_LAG * per_batch:
-            slowest = None
+        per_batch = statistics.median_low(pace.per_batch for pace in paces.values())
+        own = statistics.median_low(pace.own for pace in paces.values())
+        # Behind by what is its own or, where none waits for it in each batch, altogether
+        lags = {rank: max(pace.own - own, pace.per_batch - per_batch) for rank, pace in paces.items()}
+        slowest = max(lags, key=lags.__getitem__)
+        lag = lags[slowest]
+        lags_behind = lag >= LEAST_LAG * per_batch
         return Pace(
-            world_size=len(paces),
-            samples_per_second=sum(pace.samples_per_second for pace in paces),
+            world_size=len(self._beats),
+            samples_per_second=sum(pace.samples_per_second for pace in paces.values()),
             batch_seconds=per_batch,
-            slowest=slowest,
-            lag_seconds=lags[slowest] if slowest is not None else 0.0,
-            data_seconds=paces[slowest].waiting if slowest is not None else 0.0,
+            slowest=slowest if lags_behind else None,
+            lag_seconds=lag if lags_behind else 0.0,
+            data_seconds=paces[slowest].waiting if lags_behind else 0.0,
         )
 
 
@@ -148,9 +154,3 @@ class _RankPace:
         if now - heard > 2 * per_batch + QUIET_SECONDS:  # nothing has come since
             seconds += now - heard
         return cls((last.samples - first.samples) / seconds, per_batch, own, waiting)
-
-
-def _lags(paces: list[_RankPace], per_batch: float) -> list[float]:
-    """By rank: seconds per batch that it is behind the median, of its own or, where none waits for it, altogether."""
-    own = statistics.median_low(pace.own for pace in paces)
-    return [max(pace.own - own, pace.per_batch - per_batch) for pace in paces]

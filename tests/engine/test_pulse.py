@@ -71,6 +71,16 @@ def test_ranks_that_stand_still_have_no_pace() -> None:
     assert still.samples_per_second == pytest.approx(1.0)
 
 
+def test_a_rank_that_was_at_its_end_at_once_does_not_hide_the_others() -> None:
+    paces = PaceMaker(3)
+    assert paces.take([None, beat(1, 1.0, 8), beat(1, 1.0, 8)], 1.0) is None
+    assert paces.take([beat(2, 1.0, 16), beat(2, 2.0, 16), beat(3, 2.0, 24)], 2.0) is None
+    pace = paces.take([beat(2, 1.0, 16), beat(7, 7.0, 56), beat(13, 7.0, 104)], 2.0 + QUIET_SECONDS)
+    assert pace is not None
+    assert (pace.world_size, pace.slowest) == (3, 1)
+    assert pace.samples_per_second == pytest.approx(8 + 16)
+
+
 def test_the_pace_is_that_of_the_last_beats() -> None:
     paces = PaceMaker(1)
     at = 0.0
