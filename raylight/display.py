@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from raylight.live_line import describe
+
 if TYPE_CHECKING:
-    from raylight.config.messages import Progress
+    from raylight.config.messages import Pace, Progress
     from raylight.worker.state import TrainerView
 
 
@@ -22,6 +24,17 @@ class Display:
     def progress(self, event: Progress) -> None:
         """Draw a bar as the event says."""
         self._bar.draw(self._trainer, event)
+
+    @property
+    def shows_pace(self) -> bool:
+        """Whether there is a bar, and a place for a line below it."""
+        return bool(getattr(self._bar, "shows_line", False))
+
+    def pace(self, event: Pace, incidents: int) -> None:
+        """Have the ranks' pace below the bars, and how many incidents the run has survived."""
+        show_line = getattr(self._bar, "show_line", None)
+        if show_line is not None:
+            show_line(describe(event, incidents))
 
     def text(self, text: str) -> None:
         """Print beside the bars."""

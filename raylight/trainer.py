@@ -32,6 +32,7 @@ from raylight.config.messages import (
     LoggerInfo,
     Metrics,
     Outcome,
+    Pace,
     Progress,
     Report,
     Text,
@@ -557,6 +558,7 @@ class Trainer(TrainerView):
             return_predictions=return_predictions,
             strategy=self._strategy if local else None,
             profiler=self.profiler,
+            shows_pace=not local and self._display.shows_pace,
             trainer=self if local else None,
         )
 
@@ -568,6 +570,8 @@ class Trainer(TrainerView):
             self._log_row(event)
         elif isinstance(event, Progress):
             self._display.progress(event)
+        elif isinstance(event, Pace):
+            self._display.pace(event, len(self.incidents))
         elif isinstance(event, Text):
             self._display.text(event.text)
         elif isinstance(event, Incident):

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from raylight.callbacks import ProgressBar, TQDMProgressBar
-from raylight.config.messages import Progress
+from raylight.config.messages import Pace, Progress
 from raylight.display import Display, print_results
 
 
@@ -40,6 +40,29 @@ def test_the_trainers_bar_draws_and_prints() -> None:
     shown.text("beside")
     shown.close()
     assert bar.told == [event, ("beside",), "closed"]
+
+
+def test_the_trainers_bar_shows_the_pace() -> None:
+    class Recording(ProgressBar):
+        shows_line = True
+        line = ""
+
+        def show_line(self, text: str) -> None:
+            self.line = text
+
+    bar, pace = Recording(), Pace(2, 100.0, 0.1, None, 0.0, 0.0)
+    shown = display(bar)
+    assert shown.shows_pace
+    shown.pace(pace, incidents=3)
+    assert bar.line == "2 workers | 100 samples/s | 100 ms per batch, no rank lags | 3 incidents"
+
+
+@pytest.mark.parametrize("bar", [None, ProgressBar()])
+def test_no_pace_where_no_bar_shows_it(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = display(bar)
+    assert not shown.shows_pace
+    shown.pace(Pace(2, 100.0, 0.1, None, 0.0, 0.0), incidents=0)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("bar", [None, ProgressBar(), TQDMProgressBar(refresh_rate=0), TQDMProgressBar()])

@@ -120,6 +120,8 @@ class Job:
     redone_since: float | None = None
     """After a worker was lost: files that are newer were written by an attempt that is done again; in seconds since
     1970. None in the first attempt."""
+    shows_pace: bool = False
+    """The driver shows how fast the ranks are."""
     trainer: Any = None
     """What hooks see as ``trainer``: the user's Trainer in the local engine; None in a worker, which makes its own."""
 
@@ -235,6 +237,23 @@ class Incident:
         object.__setattr__(self, "what", redact_text(self.what))
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast the ranks are. Made on the driver, of what all of them have counted in the last seconds."""
+
+    world_size: int
+    samples_per_second: float
+    """Of all ranks."""
+    batch_seconds: float
+    """From one batch to the next, of a rank."""
+    slowest: int | None
+    """The rank that the others wait for; None: they are about equally fast."""
+    lag_seconds: float
+    """Per batch, that it is behind the median."""
+    data_seconds: float
+    """Per batch, that it waits for data."""
+
+
 Record = Text | Metrics | LoggerCall | Report
 """Events that are counted: what is done again after a failure sends the same ones, and the driver drops them."""
-Event = Record | Progress | GoesOn | Incident
+Event = Record | Progress | GoesOn | Incident | Pace

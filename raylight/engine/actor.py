@@ -24,7 +24,9 @@ from raylight.checkpoint import storage
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
 from raylight.engine import by_value, homeward, network, user_modules
 from raylight.engine.failures import Failure, describe
+from raylight.engine.gauges import Gauges
 from raylight.engine.home_files import Home
+from raylight.engine.pulse import Heartbeat
 from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
 from raylight.engine.surroundings import Surroundings
 from raylight.importing import without_garbage_collection
@@ -106,22 +108,16 @@ class Left:
     """Of the snapshot that it has left with."""
 
 
-@dataclass(frozen=True)
-class Heartbeat:
-    """How far a rank is, and at what."""
-
-    batches: int
-    """Of training and of evaluations; more than before where the rank does anything."""
-    step: int
-    """Optimizer steps."""
-    where: str
-    """The hook or the stage."""
-
-
 class WorkerActor:
-    """One worker. ``execute`` occupies it; the methods of the group "control" answer meanwhile."""
+    """One worker. ``execute`` occupies it; the methods of the group "control" answer meanwhile.
 
-    def __init__(self) -> None:
+    Args:
+        name: Of the process: what Ray shows for it, on the dashboard and before each line that it prints.
+        run_name: Of the run that it belongs to, in metrics.
+    """
+
+    def __init__(self, name: str = "raylight", run_name: str = "") -> None:
+        self._name, self._run_name = name, run_name
         os.environ[IN_ACTOR_VARIABLE] = "1"
         package_log.setLevel(logging.WARNING)  # Ray would show each beside the driver's own
         by_value.install()
@@ -139,6 +135,10 @@ class WorkerActor:
         """That does the jobs."""
         self._outbox = Outbox()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._gauges = Gauges()
+
+    def __repr__(self) -> str:
+        return self._name  # Ray asks once, when there is no rank yet
 
     def prepare(self) -> WorkerInfo:
         """Import what torch otherwise does at the first optimizer, and tell where the process is."""
@@ -239,6 +239,7 @@ class WorkerActor:
         except BaseException as error:  # KeyboardInterrupt and SystemExit of the user's code travel as well
             return describe(error, member.global_rank, ray.util.get_node_ip_address(), os.getpid())
         finally:
+            self._gauges.stop()
             if self._run is not None:
                 _end_loader_processes(self._run)
             self._run = None
@@ -250,6 +251,13 @@ class WorkerActor:
 
     def _watch(self, run: Run) -> None:
         self._run = run
+        assert run.throughput is not None
+        self._gauges.start(run.throughput, self._tags(), self._device)
+
+    def _tags(self) -> dict[str, str]:
+        assert self._membership is not None
+        rank, node = self._membership.global_rank, ray.util.get_node_ip_address()
+        return {"run": self._run_name, "rank": str(rank), "node": node}
 
     # Control: answers while execute runs
 
@@ -273,7 +281,18 @@ class WorkerActor:
             return None
         seen = sum(sum(evaluated.seen) for evaluated in list(run.eval_data.values()))
         where = run.metrics.hook or str(run.state.stage or run.state.fn)
-        return Heartbeat(run.state.total_batches + seen, run.state.global_step, where)
+        counted = run.throughput
+        assert counted is not None
+        return Heartbeat(
+            run.state.total_batches + seen,
+            run.state.global_step,
+            where,
+            taken=counted.batches,
+            samples=counted.samples,
+            waited=counted.waited,
+            stepping=counted.stepping,
+            at=counted.at,
+        )
 
     def stack(self) -> str:
         """Where the thread that does the job is, from the first frame of the run on."""

@@ -293,8 +293,16 @@ class WorkerPool:
             running[worker.execute.remote(parcel, attempt, *(parts[part].content for part in own))] = rank
         if snapshots is not None:
             snapshots.start(self.workers)
-        timeout, number = job.config.hang_timeout, self._num_attempts
-        following = Following(self.workers, self.infos, number, listener, snapshots, timeout, self._shall_regroup)
+        following = Following(
+            self.workers,
+            self.infos,
+            self._num_attempts,
+            listener,
+            snapshots,
+            job.config.hang_timeout,
+            self._shall_regroup,
+            job.shows_pace,
+        )
         try:
             return following.run(running, stop)
         finally:

@@ -6,7 +6,7 @@ Runs on the driver.
 from __future__ import annotations
 
 import contextlib
-import uuid
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from raylight.config.accelerators import Placement
 from raylight.engine import cluster
 from raylight.engine.actor import WorkerActor, WorkerInfo
+from raylight.engine.names import new_run_name
 
 SECONDS_TO_ANSWER = 10.0
 CONTROL_THREADS = 6
@@ -69,6 +70,11 @@ class Seats:
         self._spares: list[tuple[Any, Any, Seat]] = []
         """References to the WorkerInfo of processes that wait to take a lost one's place, these, and beside whom."""
         self.in_trial = get_current_placement_group() is not None
+        self.run_name = new_run_name()
+        """What the cluster knows these processes by."""
+        self._numbers = itertools.count()
+        """Of processes: one that takes another's place has a number of its own, as Ray asks for a name of its own."""
+        self._group_numbers = itertools.count()
 
     def take(self) -> list[Seat]:
         """As many as there are to be or, where their number may change, as there is room for.
@@ -103,8 +109,9 @@ class Seats:
         return seat
 
     def _reserve(self, bundles: list[dict[str, float]], strategy: str) -> Any:
-        name = f"raylight-{uuid.uuid4().hex[:8]}" if self._groups else "raylight"
-        group = placement_group(bundles, strategy, name=name)
+        number = next(self._group_numbers)
+        name = f"raylight:{self.run_name}"  # Ray asks for one of its own for each
+        group = placement_group(bundles, strategy, name=f"{name}:{number}" if number else name)
         self._groups.append(group)  # from now on give_back() does so
         return group
 
@@ -123,7 +130,8 @@ class Seats:
             "scheduling_strategy": PlacementGroupSchedulingStrategy(group, bundle),
         }
         # No runtime_env: with one, Ray could not use the processes that it has started in advance.
-        return ray.remote(**options)(WorkerActor).remote()
+        name = f"raylight:{self.run_name}:worker{next(self._numbers)}"  # a rank it gets later, and may change
+        return ray.remote(**options)(WorkerActor).options(name=name).remote(name, self.run_name)
 
     def renew(self, seat: Seat) -> None:
         """A new process in the place of one that is lost: a spare one on that node, if there is one."""

@@ -33,6 +33,7 @@ from raylight.worker.sharing import SkipFirst, elastic_share, set_epoch
 
 if TYPE_CHECKING:
     from raylight.strategies.base import Strategy
+    from raylight.worker.throughput import Throughput
 
 IN_ACTOR_VARIABLE = "RAYLIGHT_WORKER"
 """Set in the environment of a worker process."""
@@ -323,12 +324,14 @@ class TrainData:
             if isinstance(loader, DataLoader):
                 torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
 
-    def batches(self, skip: int = 0) -> Iterator[tuple[int, Any, bool]]:
-        """``(batch_idx, batch, is_last)`` for the epoch, from batch ``skip`` on."""
+    def batches(self, skip: int = 0, throughput: Throughput | None = None) -> Iterator[tuple[int, Any, bool]]:
+        """``(batch_idx, batch, is_last)`` for the epoch, from batch ``skip`` on; counted by ``throughput``."""
         if self._iterator is None:
             self.start(skip)
         iterator, self._iterator = self._iterator, None
         assert iterator is not None
+        if throughput is not None:
+            iterator = throughput.watch(iterator)
         if self.is_uneven:
             return self._joined(iterator, skip)
         return self._known(iterator, skip) if math.isfinite(self.num_batches) else self._unknown(iterator, skip)

@@ -15,6 +15,7 @@ from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.signatures import accepts, has_argument, requires
 from raylight.worker import legacy
 from raylight.worker.data import as_eval_iterators
+from raylight.worker.throughput import num_samples
 
 if TYPE_CHECKING:
     from raylight.worker.data import EvalData
@@ -119,6 +120,8 @@ def _fetching(
 ) -> tuple[Iterator[tuple[Any, int, int]], Callable[[Any, int], Any]]:
     """The batches of a pass, and what brings each to the device; for ``step(dataloader_iter)`` iterators of them."""
     batches = evaluated.batches(limits)
+    if run.throughput is not None:
+        batches = run.throughput.watch(batches, lambda item: num_samples(item[0]))
     if has_argument(getattr(run.model, step), "dataloader_iter"):
         return as_eval_iterators(batches), lambda dataloader_iter, _: dataloader_iter
     return batches, run.transfer

@@ -195,7 +195,7 @@ def train_batches(run: Run, data: TrainData) -> None:
     snapshots = run.snapshots
     if state.should_stop and may_stop(run):
         return
-    batches = data.batches(skip=state.batches_done)
+    batches = data.batches(skip=state.batches_done, throughput=run.throughput)
     if has_argument(run.model.training_step, "dataloader_iter"):
         batches, transfers = as_iterators(batches), []
     left = data.num_batches - state.batches_done

@@ -44,6 +44,8 @@ def batch_trainer(run: Run) -> Callable[[Any, int], Any]:
 
 
 def _batch_trainer(run: Run, step: Step) -> Callable[[Any, int], Any]:
+    if run.throughput is not None:
+        step = run.throughput.watch_step(step, synchronizes=not run.model.automatic_optimization)
     if not run.model.automatic_optimization:
         return functools.partial(_train_batch_manually, run, step)
     if not run.optimizers:

@@ -49,6 +49,7 @@ from raylight.worker.predict_loop import PredictLoop
 from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
+from raylight.worker.throughput import Throughput
 from raylight.worker.verify import given_as, has_loader
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Run:
         self.loggers = self._make_loggers()
         self.trainer: TrainerView = job.trainer if job.trainer is not None else WorkerTrainer(self)
         self.listeners: dict[str, list[listeners.Listener]] = {}
+        self.throughput = Throughput() if job.trainer is None else None
+        """Counts for those who look on from other processes; None in the user's own."""
         self.recorder = make_recorder(self.trainer.profiler)
         self.hooked: Any = self.recorder.hooks("LightningModule", self.model)
         """The model, where a hook of it is called that its profiler is to know of."""

@@ -62,6 +62,14 @@ class DrawnBar(ProgressBar):
     def move(self, key: str, completed: int) -> None:
         """Set the position of a bar of this process, without drawing it."""
 
+    @property
+    def shows_line(self) -> bool:
+        """Whether a line of text below the bars can be kept up to date: on a terminal only."""
+        return False
+
+    def show_line(self, text: str) -> None:
+        """Have ``text`` below the bars, in place of the last such line; not before there is a bar."""
+
     def close_bars(self) -> None:
         """Leave the terminal to others."""
 

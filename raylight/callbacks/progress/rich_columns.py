@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import ProgressColumn, Task
+from rich.console import RenderableType
+from rich.progress import Progress, ProgressColumn, Task
 from rich.style import Style
 from rich.text import Text
 
 if TYPE_CHECKING:
     from raylight.callbacks.progress.rich_progress import RichProgressBar
+
+
+class BarsAndLine(Progress):
+    """Bars, and a line of text below them where there is one."""
+
+    line = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.line:
+            yield Text(self.line, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class _StyledColumn(ProgressColumn):

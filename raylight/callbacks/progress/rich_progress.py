@@ -183,9 +183,8 @@ class RichProgressBar(DrawnBar):
 
     def _start_progress(self, trainer: TrainerView) -> None:
         import rich
-        from rich.progress import Progress as RichProgress
 
-        from raylight.callbacks.progress.rich_columns import MetricsTextColumn
+        from raylight.callbacks.progress.rich_columns import BarsAndLine, MetricsTextColumn
 
         self._drawn = {}
         rich.reconfigure(**self._console_kwargs)
@@ -196,7 +195,7 @@ class RichProgressBar(DrawnBar):
         self._metric_component = MetricsTextColumn(
             self, theme.metrics, theme.metrics_text_delimiter, theme.metrics_format
         )
-        self.progress = RichProgress(
+        self.progress = BarsAndLine(
             *self.configure_columns(trainer),
             self._metric_component,
             console=console,
@@ -216,8 +215,21 @@ class RichProgressBar(DrawnBar):
         if task is not None:
             task.completed = completed
 
+    @property
+    def shows_line(self) -> bool:
+        from rich.console import Console
+
+        console = Console(**self._console_kwargs)
+        return self.is_enabled and (console.is_terminal or console.is_jupyter)
+
+    def show_line(self, text: str) -> None:
+        if self.progress is not None and not self._progress_stopped:
+            self.progress.line = text
+            self.progress.refresh()
+
     def close_bars(self) -> None:
         if self.progress is not None and not self._progress_stopped:
+            self.progress.line = ""  # what it tells is over
             self.progress.stop()
             self._progress_stopped = True
 

@@ -46,7 +46,8 @@ class TQDMProgressBar(DrawnBar):
     _val_progress_bar: Any = None
     _test_progress_bar: Any = None
     _predict_progress_bar: Any = None
-    _OF_THIS_PROCESS = ("_trainer", "_open", *ATTRIBUTES.values())
+    _line: Any = None
+    _OF_THIS_PROCESS = ("_trainer", "_open", "_line", *ATTRIBUTES.values())
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
         self._refresh_rate = self._batches_between_refreshes = _resolve_refresh_rate(refresh_rate)
@@ -165,6 +166,8 @@ class TQDMProgressBar(DrawnBar):
             bar.n = event.completed
             bar.refresh()
         if event.done:
+            if bar.leave:  # all that comes is one row further down, where tqdm would not find the line
+                self._close_line()
             self._open_bars.pop(event.key).close()
 
     @staticmethod
@@ -200,7 +203,24 @@ class TQDMProgressBar(DrawnBar):
         if bar is not None and not bar.disable:
             bar.n = completed
 
+    @property
+    def shows_line(self) -> bool:
+        return self.is_enabled and sys.stdout.isatty()
+
+    def show_line(self, text: str) -> None:
+        if not self._open_bars:
+            return
+        if self._line is None:
+            self._line = _text_line(position=2 * self.process_position + 2)  # below a validation's within fit
+        self._line.set_description_str(text)
+
+    def _close_line(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
     def close_bars(self) -> None:
+        self._close_line()
         while self._open_bars:
             self._open_bars.popitem()[1].close()
 
@@ -218,6 +238,12 @@ def _silent_bar() -> Tqdm:
     bar = Tqdm(disable=True)
     bar.total, bar.desc = None, ""  # tqdm sets them where it shows something
     return bar
+
+
+def _text_line(position: int) -> Tqdm:
+    from raylight.callbacks.progress.tqdm_bar import Tqdm
+
+    return Tqdm(bar_format="{desc}", position=position, leave=False, dynamic_ncols=True, file=sys.stdout)
 
 
 def _resolve_refresh_rate(refresh_rate: int) -> int:

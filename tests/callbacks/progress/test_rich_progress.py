@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rich
 from rich.progress import ProgressColumn, TextColumn
 
 from raylight.callbacks.progress.rich_progress import RichProgressBar, RichProgressBarTheme
+from raylight.config.messages import Progress
 
 
 @pytest.fixture
@@ -113,3 +117,35 @@ def test_bar_without_a_known_end(in_raylight: Any, capsys: pytest.CaptureFixture
     bar.draw(trainer, Progress("test", "Testing", 7, math.inf, {}, done=True))
     bar.close_bars()
     assert "7/--" in capsys.readouterr().out
+
+
+def test_a_line_below_the_bars() -> None:
+    screen = io.StringIO()
+    bar = RichProgressBar(console_kwargs={"file": screen, "force_terminal": True, "width": 60})
+    assert bar.shows_line
+    bar.show_line("too early")
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    try:
+        bar.draw(trainer, Progress("train", "Epoch 0", 1, 4, {"loss": 1.0}))
+        bar.show_line("[b]2 workers[/b] | " + "x" * 60)
+        shown = screen.getvalue()
+        assert "too early" not in shown
+        assert shown.index("1/4") < shown.index("[b]2 workers[/b] | xxx")  # as it stands, and on one line
+        assert "…" in shown
+        screen.truncate(0)
+        bar.draw(trainer, Progress("train", "Epoch 0", 2, 4, {}))
+        assert "2/4" in screen.getvalue()
+        assert "2 workers" in screen.getvalue()
+        screen.truncate(0)
+        bar.close_bars()
+        assert "2 workers" not in screen.getvalue()
+        bar.show_line("too late")
+        assert "too late" not in screen.getvalue()
+    finally:
+        rich.reconfigure()
+
+
+def test_where_there_is_no_place_for_a_line() -> None:
+    assert not RichProgressBar(console_kwargs={"file": io.StringIO()}).shows_line
+    settings = {"file": io.StringIO(), "force_terminal": True}
+    assert not RichProgressBar(refresh_rate=0, console_kwargs=settings).shows_line

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raylight.callbacks import TQDMProgressBar
 from raylight.callbacks.progress.tqdm_progress import Tqdm
+from raylight.config.messages import Progress
 
 
 def test_bars_of_a_fit(in_raylight: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,3 +112,39 @@ def test_bars_end_with_the_run(in_raylight: Any) -> None:
 )
 def test_width_of_numbers(number: Any, text: str) -> None:
     assert Tqdm.format_num(number) == text
+
+
+def test_a_line_below_the_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = TQDMProgressBar()
+    bar.show_line("too early")
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    bar.draw(trainer, Progress("train", "Epoch 0", 0, 4, {}, starts=True))
+    bar.draw(trainer, Progress("train", "Epoch 0", 1, 4, {}))
+    bar.show_line("2 workers")
+    drawn = capsys.readouterr().out
+    assert "too early" not in drawn
+    assert drawn.index("1/4") < drawn.index("\n\n\r2 workers")  # two rows further down
+    bar.draw(trainer, Progress("train", "Epoch 0", 4, 4, {}, done=True))
+    ending = capsys.readouterr().out
+    assert ending.index("\n\n\r" + " " * len("2 workers")) < ending.rindex("4/4")  # gone before the bar is left
+    bar.show_line("too late")
+    bar.close_bars()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_line_goes_with_the_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = TQDMProgressBar()
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    bar.draw(trainer, Progress("train", "Epoch 0", 1, 4, {}, starts=True))
+    bar.show_line("2 workers")
+    bar.close_bars()
+    assert bar._line is None
+    assert not Tqdm._instances
+    capsys.readouterr()
+
+
+def test_where_there_is_a_place_for_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not TQDMProgressBar().shows_line  # pytest's standard output is no terminal
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert TQDMProgressBar().shows_line
+    assert not TQDMProgressBar(refresh_rate=0).shows_line
