@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raylight.config.messages import Event, Outcome, Report
 from raylight.engine.actor import Heartbeat, Left, WorkerInfo
 from raylight.engine.failures import Failure, revive
+from raylight.engine.interrupt import StopWish
 from raylight.engine.recovery import Listener, SnapshotKeeper
 from raylight.utilities.exceptions import WorkerError
 from raylight.utilities.rank_zero import log
@@ -89,7 +89,7 @@ class Following:
         self._leaving = False
         """The ranks have been asked to leave."""
 
-    def run(self, running: dict[Any, int], stop: threading.Event) -> dict[int, Outcome]:
+    def run(self, running: dict[Any, int], stop: StopWish) -> dict[int, Outcome]:
         """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns.
 
         Args:
@@ -135,10 +135,10 @@ class Following:
             raise RegroupError
         return outcomes
 
-    def _look_for_requests(self, stop: threading.Event) -> None:
+    def _look_for_requests(self, stop: StopWish) -> None:
         if stop.is_set():
             stop.clear()
-            self._ask_to_stop(leave=False)
+            self._ask_to_stop(leave=False, terminates=stop.terminates)
         elif self._snapshots is not None and self._shall_regroup():
             self._leaving = True  # a stop that is asked for from now on is one of the next attempt
             self._ask_to_stop(leave=True)
@@ -237,13 +237,13 @@ class Following:
 
     # ------------------------------------------------------------------------------------------------ stopping
 
-    def _ask_to_stop(self, leave: bool) -> None:
+    def _ask_to_stop(self, leave: bool, terminates: bool = False) -> None:
         """Let all ranks stop before the same batch, or leave at the next snapshot after it; see ``StopRequest``."""
         held = [worker.hold.options(concurrency_group="control").remote(self._number) for worker in self._workers]
         with contextlib.suppress(RayActorError):  # a rank is gone: its execute tells how
             batch = max(ray.get(held))
             for worker in self._workers:
-                worker.stop_at.options(concurrency_group="control").remote(self._number, batch, leave)
+                worker.stop_at.options(concurrency_group="control").remote(self._number, batch, leave, terminates)
 
 
 class HangWatch:

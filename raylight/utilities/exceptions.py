@@ -98,5 +98,9 @@ class TunerExit(Exception):  # noqa: N818  nothing has gone wrong
     """A search inside a call has its result, and the call was made for nothing else: it ends here, successfully."""
 
 
+SIGTERM_STATUS = 143
+"""Exit status, as a shell gives it to a process that a SIGTERM has ended."""
+
+
 class SIGTERMException(SystemExit):
     """The process was asked to end, by a SIGTERM; a callback sees it in ``on_exception``."""
