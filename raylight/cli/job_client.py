@@ -73,7 +73,8 @@ def connect(given: str | None) -> Any:
             client = JobSubmissionClient(address)
         except (requests.exceptions.RequestException, ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(_unreachable(address, error)) from error
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)  # it tells of each upload
+    for talkative in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
     _check_version(address, str(client._server_ray_version))
     return client
 

@@ -20,7 +20,7 @@ class BarLines:
         self._since = 0.0
         self._next = 0.0
         self._first = 0
-        self._last = ""
+        self._last: tuple[object, ...] = ()
 
     def draw(self, event: Progress) -> None:
         """Show where the bar of ``event`` stands, if it is time to."""
@@ -30,10 +30,10 @@ class BarLines:
         whole = event.completed == event.total
         if not (whole or event.done or now >= self._next):
             return
-        line = redact_text(self._line(event, now - self._since))
-        if line != self._last and event.completed:
-            print(f"{BAR_MARK}{line}", flush=True)
-            self._last, self._next = line, now + SECONDS_BETWEEN_LINES
+        shown = event.description, event.completed, event.metrics
+        if event.completed and shown != self._last:
+            print(f"{BAR_MARK}{redact_text(self._line(event, now - self._since))}", flush=True)
+            self._last, self._next = shown, now + SECONDS_BETWEEN_LINES
 
     def _line(self, event: Progress, seconds: float) -> str:
         total = "?" if math.isinf(event.total) else f"{event.total:g}"
