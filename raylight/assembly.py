@@ -20,7 +20,7 @@ from raylight.callbacks.summary import ModelSummary, RichModelSummary
 from raylight.checkpoint import storage
 from raylight.config.accelerators import place, wants_ray
 from raylight.config.flags import TrainerConfig
-from raylight.config.run_id import run_folder, run_id
+from raylight.config.run_id import parts_from_logs, run_folder
 from raylight.external_callbacks import external_callbacks
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
@@ -44,7 +44,7 @@ def make_loggers(config: TrainerConfig, logger: Logger | Iterable[Logger] | bool
         from raylight.loggers.tensorboard import TensorBoardLogger
 
         root = config.default_root_dir
-        if root is not None and run_id() is not None and not storage.is_local(root):
+        if parts_from_logs(config):
             root = run_folder(local=True)
         return [TensorBoardLogger(save_dir=os.getcwd() if root is None else os.fspath(root))]
     return list(logger) if isinstance(logger, Iterable) else [logger]
@@ -109,10 +109,14 @@ def _add_checkpoint(config: TrainerConfig, callbacks: list[Any], default: bool, 
         )
     if wanted and not has_own:
         callbacks.append(ModelCheckpoint())
+    folder = None
     if config.weights_save_path is not None:
-        for callback in callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = absolute_dirpath(_beside_logs(config.weights_save_path, loggers))
+        folder = _beside_logs(config.weights_save_path, loggers)
+    elif parts_from_logs(config) and config.default_root_dir is not None:
+        folder = storage.join(config.default_root_dir, "checkpoints")
+    for callback in callbacks if folder is not None else ():
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = absolute_dirpath(folder)
 
 
 def _beside_logs(root: str | os.PathLike[str], loggers: Sequence[Any]) -> str:

@@ -401,8 +401,9 @@ class Trainer(TrainerView):
     @contextlib.contextmanager
     def _resumable(self, ckpt_path: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str] | None]:
         """The checkpoint of this call; of "auto" it is the newest of the files that such a call writes."""
-        submitted = run_id()
-        if ckpt_path != "auto" and (submitted is None or self._searches or self.config.num_dev_batches):
+        submitted, config = run_id(), self.config
+        no_part_of_run = submitted is None or self._searches or config.num_dev_batches or config.barebones
+        if ckpt_path != "auto" and no_part_of_run:
             yield ckpt_path
             return
         files = ResumeFile(self.default_root_dir, next(_resumable_fits), submitted)
@@ -431,9 +432,9 @@ class Trainer(TrainerView):
         loggers = [logger for logger in self._loggers if isinstance(logger, LocalLogger)]
         if goes_on:
             told = record.read()
-            for logger, version in zip(loggers, told.get("versions", ()), strict=False):
+            for logger, version in zip(loggers, told["versions"], strict=False):
                 logger.go_on(version)
-            self._is_trained = told.get("over_with") == limits
+            self._is_trained = told["over_with"] == limits
             what = "has been trained, and is loaded" if self._is_trained else "goes on"
             log.warning("Run %s: this fit %s from what an earlier submission has saved.", run_id(), what)
         versions = [logger.version for logger in loggers]

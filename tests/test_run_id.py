@@ -169,8 +169,9 @@ def test_a_record_cannot_lead_elsewhere(fit: Fit, storage: Path) -> None:
     record.write_text(json.dumps({"versions": ["../../../out"]}))
     fit(logger=CSVLogger("csv"))
     assert sorted(os.listdir(storage / "x/csv/lightning_logs")) == ["version_0", "version_1"]
-    record.write_text("no JSON")
-    fit(logger=CSVLogger("csv"))
+    for content in ("no JSON", "[]", '{"versions": 3}'):
+        record.write_text(content)
+        fit(logger=CSVLogger("csv"))
 
 
 def test_where_paths_lie(storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +189,7 @@ def test_where_paths_lie(storage: Path, tmp_path: Path, monkeypatch: pytest.Monk
     trainer = pl.Trainer()
     assert trainer.default_root_dir == "s3://bucket/runs/x"
     assert trainer.logger.save_dir == f"{tmp_path}/raylight/x"
-    assert trainer.checkpoint_callback.dirpath == "s3://bucket/runs/x/lightning_logs/version_0/checkpoints"
+    assert trainer.checkpoint_callback.dirpath == "s3://bucket/runs/x/checkpoints"
     monkeypatch.delenv(STORAGE_VARIABLE)
     assert pl.Trainer(logger=False).default_root_dir == f"{tmp_path}/raylight/x"
     monkeypatch.delenv(RUN_ID_VARIABLE)
@@ -224,3 +225,22 @@ def test_lines_of_a_bar(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
         "\x1b[KEpoch 0/1  4/4",
         "\x1b[KEpoch 1/1  4/4",
     ]
+
+
+def test_an_older_state_than_the_end_is_trained_on(fit: Fit, storage: Path) -> None:
+    _, whole = fit()
+    newest = max((storage / "x").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
+    content = bytearray(newest.read_bytes())
+    content[content.index(b"/data/0") + 200] ^= 1
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match="An older checkpoint is tried"):
+        _, again = fit()
+    assert again.seen == list(range(8, 12))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_search_is_no_part_of_the_run(storage: Path) -> None:
+    trainer = pl.Trainer(launcher="local", accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1)
+    with trainer.only_with(Terminated(-1)):
+        trainer.fit(Model(), DataLoader(torch.randn(4, 1), batch_size=1))
+    assert not storage.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -104,15 +105,14 @@ class FitRecord:
         self.path = path
 
     def read(self) -> dict[str, Any]:
-        """What was written last; empty where nothing was."""
-        if not storage.exists(self.path):
-            return {}
-        with storage.open_read(self.path) as file:
-            try:
+        """What was written last: "versions" and "over_with", see ``write``."""
+        found: Any = None
+        if storage.exists(self.path):
+            with storage.open_read(self.path) as file, contextlib.suppress(ValueError):  # not ours
                 found = json.load(file)
-            except ValueError:  # not ours
-                return {}
-        return found if isinstance(found, dict) else {}
+        found = found if isinstance(found, dict) else {}
+        versions = found.get("versions")
+        return {"versions": versions if isinstance(versions, list) else [], "over_with": found.get("over_with")}
 
     def write(self, versions: list[int | str], limits: dict[str, Any] | None) -> None:
         """Replace it.

@@ -71,14 +71,13 @@ def below_run(path: str | os.PathLike[str], local: bool = False) -> str | os.Pat
 
 
 def in_run_folder(config: TrainerConfig) -> TrainerConfig:
-    """The flags of a Trainer, with ``default_root_dir`` in the folder of this process's run.
-
-    Where that is a URI, checkpoints go there and logs, which cannot, to a folder of this machine.
-    """
+    """The flags of a Trainer, with ``default_root_dir`` in the folder of this process's run."""
     if run_id() is None:
         return config
-    root = below_run(config.default_root_dir or ".")
-    checkpoints = config.weights_save_path
-    if checkpoints is None and not storage.is_local(root):
-        checkpoints = root
-    return dataclasses.replace(config, default_root_dir=root, weights_save_path=checkpoints)
+    return dataclasses.replace(config, default_root_dir=below_run(config.default_root_dir or "."))
+
+
+def parts_from_logs(config: TrainerConfig) -> bool:
+    """Whether checkpoints go to the run's folder behind a URI, and logs, which cannot, to one of this machine."""
+    root = config.default_root_dir
+    return run_id() is not None and root is not None and not storage.is_local(root)

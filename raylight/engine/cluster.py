@@ -42,7 +42,8 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
 
     global _started_here
     if ray.is_initialized():
-        _refuse_client(os.environ.get("RAY_ADDRESS", "") if ray.util.client.ray.is_connected() else "")
+        if ray.util.client.ray.is_connected():
+            _refuse_client(os.environ.get("RAY_ADDRESS") or "ray://HEAD:10001")
         if not _started_here or ray.cluster_resources().get("CPU", 0) >= num_workers * cpus_per_worker:
             return
         ray.shutdown()  # a cluster of our own that was started for fewer
@@ -79,8 +80,8 @@ def _refuse_client(address: str) -> None:
     if address.startswith("ray://"):
         host = address.removeprefix("ray://").rpartition(":")[0] or "HEAD"
         raise MisconfigurationException(
-            f"RAY_ADDRESS={address} is a Ray Client address, which cannot train. Run the script on the cluster: "
-            f"raylight submit script.py --address http://{host}:8265"
+            f"{address} (RAY_ADDRESS, or of ray.init) is a Ray Client address, which cannot train. Run the script on "
+            f"the cluster: raylight submit script.py --address http://{host}:8265"
         )
 
 

@@ -61,5 +61,6 @@ def graceful_interrupt(ask: Callable[[], None], terminate: Callable[[], None] | 
 
 
 def _is_default(handler: Any) -> bool:
-    """Nobody but Python and Ray, whose ``ray.init`` ends the process at once, has said what SIGTERM does."""
-    return handler is signal.SIG_DFL or getattr(handler, "__module__", None) == "ray._private.worker"
+    """Nobody but Python and ``ray.init`` in a driver, which ends the process at once, has said what SIGTERM does."""
+    of_ray = getattr(handler, "__module__", None) == "ray._private.worker"
+    return handler is signal.SIG_DFL or (of_ray and handler.__qualname__.startswith("init."))

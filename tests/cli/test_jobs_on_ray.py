@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,8 +34,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def address(wait_until: Any) -> Iterator[str]:
-    """A cluster of two CPUs that wants the token "right-token"."""
+def cluster(wait_until: Any) -> Iterator[tuple[str, Path]]:
+    """A cluster of two CPUs that wants the token "right-token": its dashboard's address, and its folder."""
     folder = tempfile.mkdtemp(prefix="raylight-", dir="/tmp")  # paths of Unix sockets must be short
     port = free_port()
     environment = {
@@ -55,16 +56,24 @@ def address(wait_until: Any) -> Iterator[str]:
             def answers() -> bool:
                 assert head.poll() is None
                 try:
-                    return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/healthz", timeout=5).status == 200
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5)
+                except urllib.error.HTTPError as error:  # it wants a token
+                    return error.code == 401
                 except OSError:
                     return False
+                return True
 
             wait_until(answers, 60)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", Path(folder)
         finally:
             head.terminate()
             head.wait(30)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def address(cluster: tuple[str, Path]) -> str:
+    return cluster[0]
 
 
 @pytest.fixture
@@ -179,3 +188,16 @@ def test_who_is_not_let_in(command: Command, address: str) -> None:
         assert f"{address} wants a token" in told.stderr
         assert "export RAY_AUTH_MODE=token" in told.stderr
     assert "There is no run or job 'nix'" in command("logs", "nix").stderr
+
+
+def test_a_trainer_is_not_let_in(cluster: tuple[str, Path], environment: dict[str, str], tmp_path: Path) -> None:
+    gcs = (cluster[1] / "ray/ray_current_cluster").read_text().strip()
+    script = "import raylight as pl; from raylight.demos.boring_classes import BoringModel;"
+    script += "pl.Trainer(num_workers=1, logger=False).fit(BoringModel())"
+    told = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        env={**environment, "RAY_ADDRESS": gcs, "RAY_AUTH_TOKEN": "wrong-token"},
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert f"ClusterError: The cluster {gcs} wants a token" in told.stderr
+    assert "export RAY_AUTH_TOKEN=" in told.stderr
