@@ -46,6 +46,10 @@ example: raylight submit train.py --epochs 10 --address http://head:8265 --gpus 
 
 SECONDS_FOR_AGENT = 30.0
 """A head that has just started takes no jobs yet."""
+NO_AGENT = (
+    "The agent on the head that starts jobs does not run: dashboard_agent.log there says why. Where two Rays share a "
+    "machine, start the second with another --dashboard-agent-listen-port."
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -188,6 +192,8 @@ def _submit(client: Any, job: dict[str, Any], run_id: str) -> str:
         try:
             return str(client.submit_job(**job, submission_id=f"{run_id}-{number}"))
         except (RuntimeError, ValueError) as error:
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
-                raise ClusterError(f"Ray does not take the job: {error}") from error
+            waits_for_agent = "No available agent" in str(error)
+            if not waits_for_agent or time.monotonic() > deadline:
+                hint = f"\n{NO_AGENT}" if waits_for_agent else ""
+                raise ClusterError(f"Ray does not take the job: {error}{hint}") from error
             time.sleep(1)

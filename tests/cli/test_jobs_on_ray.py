@@ -50,6 +50,7 @@ def cluster(wait_until: Any) -> Iterator[tuple[str, Path]]:
         "RAY_JOB_STOP_WAIT_TIME_S": "20",  # a machine of two cores, shared with others
     }
     command = ["ray", "start", "--head", "--block", "--port=0", "--num-cpus=2", f"--dashboard-port={port}"]
+    command.append(f"--dashboard-agent-listen-port={free_port()}")
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as head:
         try:
 
