@@ -17,8 +17,10 @@ from raylight.callbacks.lr_finder import LearningRateFinder
 from raylight.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
 from raylight.callbacks.schedules import GradientAccumulationScheduler, Timer
 from raylight.callbacks.summary import ModelSummary, RichModelSummary
+from raylight.checkpoint import storage
 from raylight.config.accelerators import place, wants_ray
 from raylight.config.flags import TrainerConfig
+from raylight.config.run_id import parts_from_logs, run_folder
 from raylight.external_callbacks import external_callbacks
 from raylight.loggers.base import DummyLogger, Logger
 from raylight.utilities.exceptions import MisconfigurationException
@@ -43,6 +45,8 @@ def make_loggers(config: TrainerConfig, logger: Logger | Iterable[Logger] | bool
         from raylight.loggers.tensorboard import TensorBoardLogger
 
         root = config.default_root_dir
+        if parts_from_logs(config):
+            root = run_folder(local=True)
         return [TensorBoardLogger(save_dir=os.getcwd() if root is None else os.fspath(root))]
     return list(logger) if isinstance(logger, Iterable) else [logger]
 
@@ -106,10 +110,14 @@ def _add_checkpoint(config: TrainerConfig, callbacks: list[Any], default: bool, 
         )
     if wanted and not has_own:
         callbacks.append(ModelCheckpoint())
+    folder = None
     if config.weights_save_path is not None:
-        for callback in callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = absolute_dirpath(_beside_logs(config.weights_save_path, loggers))
+        folder = _beside_logs(config.weights_save_path, loggers)
+    elif parts_from_logs(config) and config.default_root_dir is not None:
+        folder = storage.join(config.default_root_dir, "checkpoints")
+    for callback in callbacks if folder is not None else ():
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = absolute_dirpath(folder)
 
 
 def _beside_logs(root: str | os.PathLike[str], loggers: Sequence[Any]) -> str:
@@ -118,7 +126,7 @@ def _beside_logs(root: str | os.PathLike[str], loggers: Sequence[Any]) -> str:
     if loggers:
         name, version = loggers[0].name, loggers[0].version
         parts = [str(name), version if isinstance(version, str) else f"version_{version}"]
-    return os.path.join(os.fspath(root), *parts, "checkpoints")
+    return storage.join(root, *parts, "checkpoints")
 
 
 def _add_progress_bar(config: TrainerConfig, callbacks: list[Any], default: bool) -> None:

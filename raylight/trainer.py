@@ -17,7 +17,7 @@ from typing_extensions import Self
 from raylight.assembly import make_callbacks, make_loggers, tell, with_model_callbacks
 from raylight.callbacks.base import Callback
 from raylight.callbacks.legacy import tell_of_init
-from raylight.callbacks.resume_file import ResumeFile
+from raylight.callbacks.resume_file import FitRecord, ResumeFile
 from raylight.checkpoint import storage
 from raylight.checkpoint.format import check_weights_only
 from raylight.config import legacy
@@ -39,6 +39,7 @@ from raylight.config.messages import (
     TrainerFn,
     TrainerStatus,
 )
+from raylight.config.run_id import in_run_folder, run_id
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.display import Display, print_results
@@ -53,7 +54,7 @@ from raylight.strategies import Strategy
 from raylight.tuner.tuning import Tuner, search_beforehand, tune_arguments
 from raylight.utilities import argparse
 from raylight.utilities.aliases import lazy_names
-from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.exceptions import SIGTERM_STATUS, MisconfigurationException, SIGTERMException
 from raylight.utilities.old_arguments import understands
 from raylight.utilities.parsing import clean_namespace
 from raylight.utilities.rank_zero import log, rank_zero_warn
@@ -103,7 +104,7 @@ class Trainer(TrainerView):
             raise TypeError(f"Trainer takes keyword arguments only, got {positional!r}: write Trainer(name=value).")
         flags = legacy.modernize({**vars(self.match_env_arguments()), **flags})
         logger, callbacks = flags.pop("logger", None), flags.pop("callbacks", None)
-        self.config = with_devices_of_strategy(with_registered(TrainerConfig.from_flags(**flags)))
+        self.config = in_run_folder(with_devices_of_strategy(with_registered(TrainerConfig.from_flags(**flags))))
         self.state = TrainState()
         self._run: Run | None = None
         self._model: LightningModule | None = None
@@ -116,6 +117,10 @@ class Trainer(TrainerView):
         """Answers the reports of a trial: False ends the call. Of a Trainer that no search drives it is always True."""
         self._fallbacks: list[str] = []
         """Checkpoints to start from where that of the call is damaged."""
+        self._is_trained = False
+        """The fit that is called is over: an earlier submission has done it."""
+        self._searches = False
+        """A fit that is called is a part of a search."""
         self.incidents: list[Incident] = []
         """Failures of machines that calls of this Trainer have survived."""
         self._next_save = 0.0
@@ -220,11 +225,13 @@ class Trainer(TrainerView):
             ckpt_path: A checkpoint to go on from: a path, a URI, "last", "best" or "hpc". "auto": the script may be
                 killed and started again, and goes on where it was; meanwhile two files ``resume-N-a.ckpt`` and ``-b``
                 are in ``default_root_dir``, written in turn after each epoch, every ten minutes and after Ctrl-C.
+                In a run of ``raylight submit`` each fit does so, and another ckpt_path is where it first begins.
             weights_only: Makes no difference, False is warned about: a file never runs code.
 
         Raises:
             Whatever the user's code raises, on any worker, with its own type.
             KeyboardInterrupt: After Ctrl-C, when training has stopped and its state is here.
+            SIGTERMException: Likewise after a SIGTERM; uncaught it ends the process with status 143.
         """
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
@@ -367,10 +374,12 @@ class Trainer(TrainerView):
         kept = self.callbacks, self._loggers, self.state
         self.callbacks, self._loggers = [callback], []
         self.state = dataclasses.replace(self.state)
+        self._searches = True
         try:
             yield
         finally:
             self.callbacks, self._loggers, self.state = kept
+            self._searches = False
 
     def shutdown(self) -> None:
         """Let the workers go, and the Ray cluster if raylight started it. The next call starts anew."""
@@ -393,17 +402,46 @@ class Trainer(TrainerView):
     @contextlib.contextmanager
     def _resumable(self, ckpt_path: str | os.PathLike[str] | None) -> Iterator[str | os.PathLike[str] | None]:
         """The checkpoint of this call; of "auto" it is the newest of the files that such a call writes."""
-        if ckpt_path != "auto":
+        submitted, config = run_id(), self.config
+        no_part_of_run = submitted is None or self._searches or config.num_dev_batches or config.barebones
+        if ckpt_path != "auto" and no_part_of_run:
             yield ckpt_path
             return
-        files = ResumeFile(self.default_root_dir, next(_resumable_fits))
+        files = ResumeFile(self.default_root_dir, next(_resumable_fits), submitted)
         self.callbacks = [*self.callbacks, files]
         found = files.found()
         self._fallbacks = found[1:]
+        start = found[0] if found else None if ckpt_path == "auto" else ckpt_path
         try:
-            yield found[0] if found else None
+            if submitted is None:
+                yield start
+            else:
+                with self._recorded(files.record, bool(found)):
+                    yield start
         finally:
             self.callbacks = [each for each in self.callbacks if each is not files]
+            self._is_trained = False
+
+    @contextlib.contextmanager
+    def _recorded(self, record: FitRecord, goes_on: bool) -> Iterator[None]:
+        """A fit of a run that may be submitted again: it goes on with its logs, and is not done again when it is over.
+
+        Args:
+            goes_on: There are files of an earlier submission.
+        """
+        limits = {name: getattr(self.config, name) for name in ("max_epochs", "max_steps")}
+        loggers = [logger for logger in self._loggers if isinstance(logger, LocalLogger)]
+        if goes_on:
+            told = record.read()
+            for logger, version in zip(loggers, told["versions"], strict=False):
+                logger.go_on(version)
+            self._is_trained = told["over_with"] == limits
+            what = "has been trained, and is loaded" if self._is_trained else "goes on"
+            log.warning("Run %s: this fit %s from what an earlier submission has saved.", run_id(), what)
+        versions = [logger.version for logger in loggers]
+        record.write(versions, limits if self._is_trained else None)
+        yield
+        record.write(versions, limits)
 
     def _execute(
         self,
@@ -457,6 +495,8 @@ class Trainer(TrainerView):
             self._display.close()
             for logger in self._loggers:
                 logger.finalize(status)
+        if outcome.terminated:
+            raise SIGTERMException(SIGTERM_STATUS)
         if outcome.interrupted:
             raise KeyboardInterrupt("Training was stopped by the user; what it has reached is in the model.")
         return outcome
@@ -552,6 +592,7 @@ class Trainer(TrainerView):
             progress=self.state.progress(),
             ckpt_path=ckpt_path,
             fallbacks=self._fallbacks,
+            is_trained=self._is_trained,
             log_dir=self.log_dir,
             root_dir=str(self.default_root_dir),
             loggers=self._loggers if local else [_logger_info(logger) for logger in self._loggers],

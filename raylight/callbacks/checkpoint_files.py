@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from raylight.callbacks.checkpoint_naming import pattern_of
 from raylight.checkpoint import storage
 from raylight.checkpoint.names import verify_below
+from raylight.config.run_id import below_run
 
 if TYPE_CHECKING:
     from raylight.worker.state import TrainerView
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def absolute_dirpath(dirpath: str | os.PathLike[str] | None) -> str | None:
     """A local ``dirpath`` with ``~`` and links resolved; a URI, an empty path and None as they are."""
-    path = None if dirpath is None else storage.join(dirpath)
+    path = None if dirpath is None else storage.join(below_run(dirpath)) if dirpath else ""
     if not path or "://" in path:
         return path
     return os.path.realpath(os.path.expanduser(path))

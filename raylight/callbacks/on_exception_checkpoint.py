@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.checkpoint import Checkpoint
 from raylight.checkpoint import storage
+from raylight.config.run_id import below_run
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
@@ -32,7 +33,7 @@ class OnExceptionCheckpoint(Checkpoint):
     def __init__(self, dirpath: str | os.PathLike[str], filename: str = "on_exception") -> None:
         if not filename:
             raise ValueError("The filename cannot be empty")
-        self.dirpath = dirpath
+        self.dirpath = below_run(dirpath)
         self.filename = filename
 
     @property

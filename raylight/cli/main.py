@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from raylight import __version__
-from raylight.cli import chaos, ckpt, run, sweep
+from raylight.cli import chaos, ckpt, jobs, run, submit, sweep
 
-COMMANDS = {"chaos": chaos.main, "run": run.main, "sweep": sweep.main}
+COMMANDS = {"chaos": chaos.main, "run": run.main, "submit": submit.main, "sweep": sweep.main}
 """Those that read their own arguments, as these are a script's."""
 
 
@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     commands.add_parser("run", help="run a script that imports Lightning, without an edit")
+    commands.add_parser("submit", help="run such a script on a cluster, as a job")
+    jobs.add_commands(commands)
     commands.add_parser("sweep", help="search for hyperparameters of such a script")
     commands.add_parser("chaos", help="run a script twice, once killing workers, and compare the results")
     ckpt.add_command(commands)

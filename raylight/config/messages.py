@@ -106,6 +106,8 @@ class Job:
     ckpt_path: str | None = None
     fallbacks: list[str] = field(default_factory=list)
     """Files to try in its place, where it is damaged."""
+    is_trained: bool = False
+    """``ckpt_path`` is the end of this very fit, of an earlier submission: no training is left to do."""
     log_dir: str | None = None
     """Where logs of this run go, a path of the driver's; None when nothing is logged."""
     root_dir: str = "."
@@ -146,6 +148,8 @@ class Outcome:
     """predict: a list of batches, or a list of those per dataloader; in dataset order."""
     interrupted: bool = False
     """The run stopped early because the driver asked for it."""
+    terminated: bool = False
+    """The driver's process was told to end meanwhile, by a SIGTERM."""
 
 
 # Events, worker -> driver, in the order they happened

@@ -307,9 +307,9 @@ class WorkerActor:
         """First half of a graceful stop of the job of this number: the batch that this rank will wait at."""
         return self._stop_request(job).hold()
 
-    def stop_at(self, job: int, batch: int, leaves: bool = False) -> None:
+    def stop_at(self, job: int, batch: int, leaves: bool = False, terminates: bool = False) -> None:
         """Second half: the batch that all ranks stop at, or from which on they leave as soon as they can."""
-        self._stop_request(job).stop_at(batch, leaves)
+        self._stop_request(job).stop_at(batch, leaves, terminates)
 
     def _emit(self, event: Event) -> bool | None:
         self._outbox.put(event)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from raylight.utilities.exceptions import MisconfigurationException, ResourceError
+from raylight.utilities.exceptions import ClusterError, MisconfigurationException, ResourceError
 from raylight.utilities.rank_zero import log
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 _started_here = False
 MOST_CPUS_PER_CORE = 16
 STATUS_SECONDS = 5.0
+LOGIN = """\
+The cluster's token is what `ray get-auth-token` prints on its head. Here, type:
+    export RAY_AUTH_MODE=token
+    export RAY_AUTH_TOKEN=...      (or RAY_AUTH_TOKEN_PATH=FILE)"""
+"""What to do where a cluster does not let us in."""
 STATE_API_SECONDS = 2.0
 NO_LIMIT = 10**6
 """Workers that need nothing."""
@@ -33,27 +38,51 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     ``MOST_CPUS_PER_CORE``; a number beyond that is taken for a mistake, which ``wait_for_room`` then names.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     global _started_here
     if ray.is_initialized():
+        if ray.util.client.ray.is_connected():
+            _refuse_client(os.environ.get("RAY_ADDRESS") or "ray://HEAD:10001")
         if not _started_here or ray.cluster_resources().get("CPU", 0) >= num_workers * cpus_per_worker:
             return
         ray.shutdown()  # a cluster of our own that was started for fewer
-    if os.environ.get("RAY_ADDRESS", "").startswith("ray://"):
-        raise MisconfigurationException(
-            "RAY_ADDRESS is a Ray Client address (ray://), which cannot train. Run the script on the cluster instead: "
-            "ray job submit --address http://HEAD:8265 -- python script.py"
-        )
+    _refuse_client(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     cores = os.cpu_count() or 1
     cpus = min(max(cores, math.ceil(num_workers * cpus_per_worker)), cores * MOST_CPUS_PER_CORE)
     try:
         ray.init(num_cpus=cpus, **settings)
-    except ValueError:  # there is a cluster to join, and it has its own number of CPUs
-        ray.init(**settings)
-    else:
         _started_here = True
+    except ValueError:  # there is a cluster to join, and it has its own number of CPUs
+        _join(settings)
+    except AuthenticationError as error:
+        raise ClusterError(_not_let_in(error)) from error
+
+
+def _join(settings: dict[str, Any]) -> None:
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    try:
+        ray.init(**settings)
+    except AuthenticationError as error:
+        raise ClusterError(_not_let_in(error)) from error
+
+
+def _not_let_in(error: Exception) -> str:
+    where = os.environ.get("RAY_ADDRESS") or "that runs on this machine"
+    return f"The cluster {where} wants a token, or another one: {str(error).partition(chr(10))[0]}\n{LOGIN}"
+
+
+def _refuse_client(address: str) -> None:
+    if address.startswith("ray://"):
+        host = address.removeprefix("ray://").rpartition(":")[0] or "HEAD"
+        raise MisconfigurationException(
+            f"{address} (RAY_ADDRESS, or of ray.init) is a Ray Client address, which cannot train. Run the script on "
+            f"the cluster: raylight submit script.py --address http://{host}:8265"
+        )
 
 
 def disconnect() -> None:

@@ -6,7 +6,6 @@ Runs on the driver.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from raylight.config.messages import Event, Outcome, Report
 from raylight.engine.actor import Left, WorkerInfo
 from raylight.engine.failures import Failure, revive
 from raylight.engine.hangs import HangWatch, kill
+from raylight.engine.interrupt import StopWish
 from raylight.engine.pulse import Heartbeat, PaceMaker, Pulse
 from raylight.engine.recovery import Listener, SnapshotKeeper
 from raylight.engine.wire import RayWire, Wire
@@ -94,7 +94,7 @@ class Following:
         self._leaving = False
         """The ranks have been asked to leave."""
 
-    def run(self, running: dict[Any, int], stop: threading.Event) -> dict[int, Outcome]:
+    def run(self, running: dict[Any, int], stop: StopWish) -> dict[int, Outcome]:
         """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns.
 
         Args:
@@ -139,10 +139,10 @@ class Following:
             raise RegroupError
         return outcomes
 
-    def _look_for_requests(self, stop: threading.Event) -> None:
+    def _look_for_requests(self, stop: StopWish) -> None:
         if stop.is_set():
             stop.clear()
-            self._ask_to_stop(leave=False)
+            self._ask_to_stop(leave=False, terminates=stop.terminates)
         elif self._snapshots is not None and self._shall_regroup():
             self._leaving = True  # a stop that is asked for from now on is one of the next attempt
             self._ask_to_stop(leave=True)
@@ -245,13 +245,13 @@ class Following:
 
     # ------------------------------------------------------------------------------------------------ stopping
 
-    def _ask_to_stop(self, leave: bool) -> None:
+    def _ask_to_stop(self, leave: bool, terminates: bool = False) -> None:
         """Let all ranks stop before the same batch, or leave at the next snapshot after it; see ``StopRequest``."""
         held = [self._wire.ask(worker, "hold", self._number) for worker in self._workers]
         with contextlib.suppress(RayActorError):  # a rank is gone: its execute tells how
             batch = max(self._wire.get(held))
             for worker in self._workers:
-                self._wire.ask(worker, "stop_at", self._number, batch, leave)
+                self._wire.ask(worker, "stop_at", self._number, batch, leave, terminates)
 
 
 def _blame(failure: Failure | WorkerError) -> int:

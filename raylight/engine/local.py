@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine.base import Sink
@@ -18,8 +19,10 @@ class LocalEngine:
     def execute(self, job: Job, sink: Sink) -> Outcome:
         device = job.placement.device
         stop = StopRequest()
-        with graceful_interrupt(stop.stop_now) if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
+        graceful = graceful_interrupt(stop.stop_now, functools.partial(stop.stop_now, terminates=True))
+        with graceful if job.fn == TrainerFn.FITTING else contextlib.nullcontext():
             outcome = execute(job, single_rank(), device, sink, stop)[1]
+        outcome.terminated = stop.terminates
         if outcome.predictions is not None:
             outcome.predictions = in_dataset_order([outcome.predictions])
         return outcome

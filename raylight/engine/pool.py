@@ -21,7 +21,7 @@ from raylight.engine.actor import Attempt, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
 from raylight.engine.home_files import Home, start_server
-from raylight.engine.interrupt import graceful_interrupt
+from raylight.engine.interrupt import StopWish, graceful_interrupt
 from raylight.engine.membership import memberships, rank_order
 from raylight.engine.moves import Moves
 from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
@@ -257,10 +257,10 @@ class WorkerPool:
         listener, incidents = Listener(sink), Incidents(most, sink)
         listener.goes_on = functools.partial(self._goes_on, incidents)
         snapshots = SnapshotKeeper() if fitting and (most or self.placement.fewer) else None
-        stop = threading.Event()
+        stop = StopWish()
         parcel, began, redone_since = ray.put(packed), time.time(), None
         spares = job.config.spare_workers
-        with graceful_interrupt(stop.set) if fitting else contextlib.nullcontext():
+        with graceful_interrupt(stop.set, stop.terminate) if fitting else contextlib.nullcontext():
             while True:
                 parts = snapshots.newest if snapshots is not None else []
                 listener.start(parts[0].moment.records if parts else 0)
@@ -272,6 +272,7 @@ class WorkerPool:
                     self._regroup(incidents, spares)
                 else:
                     incidents.close(outcomes[0].state.global_step)
+                    outcomes[0].terminated = stop.terminates
                     return outcomes
                 redone_since = snapshots.newest[0].moment.wall_time if snapshots and snapshots.newest else began
 
@@ -282,7 +283,7 @@ class WorkerPool:
         listener: Listener,
         snapshots: SnapshotKeeper | None,
         redone_since: float | None,
-        stop: threading.Event,
+        stop: StopWish,
     ) -> dict[int, Outcome]:
         self._num_attempts += 1
         parts = snapshots.newest if snapshots is not None else []

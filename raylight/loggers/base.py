@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from raylight.checkpoint.names import verify_below
+from raylight.config.run_id import below_run
 from raylight.utilities.aliases import lazy_names
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank, rank_zero_warn
@@ -203,10 +204,12 @@ class LocalLogger(Logger):
                 f"{type(self).__name__}(save_dir={self._save_dir!r}): remote log directories are not supported yet. "
                 "Give the path of a local directory."
             )
+        self._save_dir = os.fspath(below_run(self._save_dir, local=True))
         self._name = verify_below(os.fspath(name or ""), f"{type(self).__name__}(name=...)")
         if isinstance(version, str):
             verify_below(version, f"{type(self).__name__}(version=...)")
         self._version = version
+        self._goes_on = False
         self._prefix = prefix
 
     @property
@@ -225,6 +228,12 @@ class LocalLogger(Logger):
         if self._version is None:
             self._version = _next_version(_expand(self.root_dir))
         return self._version
+
+    def go_on(self, version: int | str) -> None:
+        """The run has logged before, as this version: add to that, unless the user wants another one."""
+        if self._version is None and isinstance(version, int):  # a name was given by the user, and is so again
+            self._version = version
+        self._goes_on = self._version == version
 
     @property
     def root_dir(self) -> str:

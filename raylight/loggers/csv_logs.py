@@ -14,7 +14,11 @@ from raylight.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 
 class ExperimentWriter:
-    """Writes ``metrics.csv`` and ``hparams.yaml`` in ``log_dir``; a ``metrics.csv`` already there is deleted."""
+    """Writes ``metrics.csv`` and ``hparams.yaml`` in ``log_dir``.
+
+    Args:
+        goes_on: Add to a ``metrics.csv`` that is already there; else it is deleted.
+    """
 
     NAME_METRICS_FILE = "metrics.csv"
     NAME_HPARAMS_FILE = LocalLogger.NAME_HPARAMS_FILE
@@ -25,13 +29,15 @@ class ExperimentWriter:
     """Columns of the file, sorted; "step" is one of them."""
     hparams: dict[str, Any]
 
-    def __init__(self, log_dir: str) -> None:
+    def __init__(self, log_dir: str, goes_on: bool = False) -> None:
         self.metrics = []
         self.metrics_keys = []
         self.hparams = {}
         self.log_dir = log_dir
         self.metrics_file_path = os.path.join(log_dir, self.NAME_METRICS_FILE)
-        if os.path.isdir(log_dir) and os.listdir(log_dir):
+        if goes_on:
+            self.metrics_keys = self._columns()
+        elif os.path.isdir(log_dir) and os.listdir(log_dir):
             rank_zero_warn(
                 f"Experiment logs directory {log_dir} exists and is not empty. A {self.NAME_METRICS_FILE} in it is "
                 "deleted, for a new run begins: give the logger another version, or none, to keep it."
@@ -39,6 +45,13 @@ class ExperimentWriter:
             if os.path.isfile(self.metrics_file_path):
                 os.remove(self.metrics_file_path)
         os.makedirs(log_dir, exist_ok=True)
+
+    def _columns(self) -> list[str]:
+        """Of the file; none where there is none."""
+        if not os.path.isfile(self.metrics_file_path):
+            return []
+        with open(self.metrics_file_path, encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
 
     def log_metrics(self, metrics_dict: Mapping[str, Any], step: int | None = None) -> None:
         """Add a row; without ``step`` it is the number of rows since the last ``save``, as in Lightning."""
@@ -121,7 +134,7 @@ class CSVLogger(LocalLogger):
     def experiment(self) -> ExperimentWriter:
         """The writer of the files; its first use makes the directory."""
         if self._experiment is None:
-            self._experiment = ExperimentWriter(self.log_dir)
+            self._experiment = ExperimentWriter(self.log_dir, self._goes_on)
         return self._experiment
 
     @rank_zero_only

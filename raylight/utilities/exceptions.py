@@ -12,6 +12,7 @@
     │   ├── CheckpointNotWrittenError (also OSError)           the file system refused it
     │   ├── IncompleteCheckpointError (also KeyError)          it has only weights, and more is needed
     │   └── WeightsMismatchError (also RuntimeError)           its weights are those of another model
+    ├── ClusterError                                  a cluster cannot be reached, or does not let us in
     ├── ResourceError                                 the cluster cannot give what the run asks for
     ├── WorkerError                                   a worker process is gone or the engine around it failed
     └── MissingNameError (also ModuleNotFoundError)   Lightning has a module or name that raylight lacks
@@ -68,6 +69,10 @@ class WeightsMismatchError(CheckpointError, RuntimeError):
     """The weights of a checkpoint are not those of the model; missing, unexpected and mis-shaped ones are named."""
 
 
+class ClusterError(RaylightError):
+    """A cluster cannot be reached, does not let us in, or has not what was named; the message says what to do."""
+
+
 class ResourceError(RaylightError):
     """The cluster cannot give the resources that the run asks for."""
 
@@ -96,6 +101,10 @@ class MissingNameError(RaylightError, ModuleNotFoundError):
 
 class TunerExit(Exception):  # noqa: N818  nothing has gone wrong
     """A search inside a call has its result, and the call was made for nothing else: it ends here, successfully."""
+
+
+SIGTERM_STATUS = 143
+"""Exit status, as a shell gives it to a process that a SIGTERM has ended."""
 
 
 class SIGTERMException(SystemExit):

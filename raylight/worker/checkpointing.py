@@ -142,6 +142,7 @@ def read(run: Run) -> dict[str, Any] | None:
             return _read_file(run, path)
         except CheckpointError as error:
             rank_zero_warn(f"{error} An older checkpoint is tried.")
+            run.job.is_trained = False
     return _read_file(run, last)
 
 

@@ -40,6 +40,8 @@ class StopRequest:
         """Set: ``reached`` wants to be asked before each batch."""
         self.leaves = False
         """The request is to leave at the next snapshot, for a run of other workers."""
+        self.terminates = False
+        """The driver's process was asked to end, by a SIGTERM."""
         self._hold: int | None = None
         self._stop_at: int | None = None
         self._decided = threading.Event()
@@ -51,15 +53,15 @@ class StopRequest:
             self._hold = self.batch + MARGIN
             return self._hold
 
-    def stop_at(self, batch: int, leaves: bool = False) -> None:
+    def stop_at(self, batch: int, leaves: bool = False, terminates: bool = False) -> None:
         """The driver's decision."""
-        self._stop_at, self.leaves = batch, leaves
+        self._stop_at, self.leaves, self.terminates = batch, leaves, terminates
         self._decided.set()
         self.pending = True
 
-    def stop_now(self) -> None:
+    def stop_now(self, terminates: bool = False) -> None:
         """For a run of one rank: stop before the next batch."""
-        self.stop_at(0)
+        self.stop_at(0, terminates=terminates)
 
     def reached(self, batch: int) -> bool:
         """Whether to stop before starting ``batch`` (batches started so far, over all epochs)."""

@@ -13,7 +13,7 @@ import torch
 
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import Job, Outcome, TrainerFn
-from raylight.utilities.exceptions import TunerExit
+from raylight.utilities.exceptions import SIGTERM_STATUS, SIGTERMException, TunerExit
 from raylight.worker import evaluation
 from raylight.worker.control import LeaveFit, NoSnapshots, StopRequest
 from raylight.worker.fitting import StopFit, fit
@@ -70,7 +70,7 @@ def execute(
         raise
     except StopFit:
         outcome.interrupted = True
-        run.fail(KeyboardInterrupt())
+        run.fail(SIGTERMException(SIGTERM_STATUS) if stop.terminates else KeyboardInterrupt())
     except BaseException as error:
         _fail(run, error)
         raise

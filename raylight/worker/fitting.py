@@ -47,7 +47,7 @@ def fit(run: Run) -> None:
 def sanity_check(run: Run) -> None:
     """Try a few validation batches, so that a mistake there shows before training."""
     state = run.state
-    if not state.enable_validation or not run.trainer.num_sanity_val_steps or run.going_on:
+    if not state.enable_validation or not run.trainer.num_sanity_val_steps or run.going_on or run.job.is_trained:
         return
     if run.resumed and (run.resumed_within or run.trainer.max_steps != -1):
         return
@@ -63,7 +63,7 @@ def sanity_check(run: Run) -> None:
 
 def train(run: Run) -> None:
     """Epochs until a limit is reached."""
-    if run.config.limit("train") == 0:
+    if run.config.limit("train") == 0 or run.job.is_trained:
         return
     if run.train_data is None:
         run.load_train_data()
@@ -195,16 +195,17 @@ def train_batches(run: Run, data: TrainData) -> None:
     snapshots = run.snapshots
     if state.should_stop and may_stop(run):
         return
-    batches = data.batches(skip=state.batches_done, throughput=run.throughput)
+    # Before the order of the epoch is drawn: that of one which has done nothing is not kept, and drawn again.
+    if stop.pending and stop.reached(state.total_batches):
+        _heed_request(run)
+    first = state.batches_done
+    batches = data.batches(skip=first, throughput=run.throughput)
     if has_argument(run.model.training_step, "dataloader_iter"):
         batches, transfers = as_iterators(batches), []
     left = data.num_batches - state.batches_done
     for batch_idx, batch, is_last in run.recorder.each(FETCHING, batches, left):
-        if stop.pending and stop.reached(state.total_batches):
-            if not stop.leaves:
-                raise StopFit
-            if snapshots.leave():
-                stop.start_anew()
+        if stop.pending and batch_idx > first and stop.reached(state.total_batches):
+            _heed_request(run)
         if transfers:
             batch = run.transfer(batch)
         state.batch_idx = batch_idx
@@ -237,6 +238,14 @@ def train_batches(run: Run, data: TrainData) -> None:
             break
         if state.total_batches >= snapshots.due and not is_last and not state.is_accumulating:
             snapshots.take(run)
+
+
+def _heed_request(run: Run) -> None:
+    """Do what the driver has asked for, between two batches that all ranks agree on."""
+    if not run.stop_request.leaves:
+        raise StopFit
+    if run.snapshots.leave():
+        run.stop_request.start_anew()
 
 
 def _starts_with_skip(run: Run, batch: Any, batch_idx: int) -> bool:

@@ -33,7 +33,7 @@ from raylight.config.messages import (
 from raylight.core.module import LightningModule
 from raylight.plugins.selection import equipped_strategy
 from raylight.utilities.combined_loader import CombinedLoader
-from raylight.utilities.exceptions import MisconfigurationException
+from raylight.utilities.exceptions import MisconfigurationException, SIGTERMException
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
 from raylight.utilities.redaction import without_secrets
@@ -417,7 +417,7 @@ class Run:
         except Exception as failure:  # the error that ends the call is the one to raise
             rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
         self.teardown_hooks()
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt | SIGTERMException):
             self.recorder.report()
         else:
             self.recorder.abandon()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from raylight.callbacks.progress.bar_lines import BarLines
 from raylight.callbacks.progress.drawn_bar import SECONDS_BETWEEN_REFRESHES, DrawnBar
 from raylight.config.messages import Progress
+from raylight.config.run_id import run_id
 
 if TYPE_CHECKING:
     from rich.progress import Task, TaskID
@@ -73,7 +75,17 @@ class RichProgressBar(DrawnBar):
     """rich's tasks by the key of their events, for the step path: ``progress.tasks`` takes a lock."""
     _metric_component: Any = None
     _progress_stopped = False
-    _OF_THIS_PROCESS = ("_trainer", "progress", "_drawn", "_metric_component", "_progress_stopped", *TASKS.values())
+    _lines: BarLines | None = None
+    """In place of the bar, in a job, whose output is not a terminal."""
+    _OF_THIS_PROCESS = (
+        "_trainer",
+        "progress",
+        "_drawn",
+        "_metric_component",
+        "_progress_stopped",
+        "_lines",
+        *TASKS.values(),
+    )
 
     def __init__(
         self,
@@ -158,6 +170,9 @@ class RichProgressBar(DrawnBar):
             if event.done:
                 return
             self._start_progress(trainer)
+        if self._lines is not None:
+            self._lines.draw(event)
+            return
         task = self._task_of(event)
         if event.metrics:
             self._metric_component.update(event.metrics)
@@ -204,6 +219,7 @@ class RichProgressBar(DrawnBar):
         )
         self.progress.start()
         self._progress_stopped = False
+        self._lines = BarLines() if run_id() is not None and self.progress.disable else None
 
     def refresh(self, hard: bool = False) -> None:
         """Draw the bars of this process now, where there are any; ``hard`` makes no difference."""

@@ -1,0 +1,229 @@
+"""``raylight submit``, up to the cluster: what is sent, and what is refused before."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import ray
+
+from raylight.cli import job_client, job_files, jobs, submit
+from raylight.cli.main import main
+from raylight.utilities.exceptions import ClusterError, MisconfigurationException
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in job_client.ADDRESS_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("print('hello')\n")
+
+
+@pytest.fixture
+def dashboard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that answers every question with the status and JSON of the test's ``answer`` mark; its address."""
+    status, content = request.param
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(content.encode())
+
+        def log_message(self, *args: object) -> None:
+            """Nothing is printed."""
+
+    server = HTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def job(*arguments: str) -> dict[str, object]:
+    options, scripts = submit._parse(submit._parser(), arguments)
+    return submit._job(options, scripts)
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(MisconfigurationException) as refused:
+        job(*arguments)
+    return str(refused.value)
+
+
+def test_what_is_sent(tmp_path: Path) -> None:
+    Path("e.env").write_text("A=1\n")
+    sent = job(
+        "--gpus", "4", "train.py", "--epochs", "5", "--run-id", "x", "a b", "--env-file", "e.env", "--", "--gpus", "9"
+    )
+    assert sent["runtime_env"] == {"working_dir": str(tmp_path), "env_vars": {"A": "1"}}
+    assert sent["metadata"] == {"raylight_run_id": "x"}
+    assert shlex.split(str(sent["entrypoint"])) == [
+        "exec", "env", "RAYLIGHT_RUN_ID=x", "RAYLIGHT_LAUNCHER=ray", "PL_TRAINER_DEVICES=4",
+        "PL_TRAINER_ACCELERATOR=gpu", "python", "-m", "raylight", "run", "train.py",
+        "--epochs", "5", "a b", "--gpus", "9",
+    ]  # fmt: skip
+
+
+def test_on_cpus_with_storage() -> None:
+    words = shlex.split(
+        str(job("train.py", "--workers", "2", "--storage", "s3://b/runs", "--run-id", "x")["entrypoint"])
+    )
+    assert {"PL_TRAINER_DEVICES=2", "PL_TRAINER_ACCELERATOR=cpu", "RAYLIGHT_STORAGE=s3://b/runs"} <= set(words)
+
+
+def test_a_new_run_is_named_after_its_script() -> None:
+    options, _ = submit._parse(submit._parser(), ["folder/my model.py"])
+    assert options.run_id.startswith("my-model-20")
+    assert options.follow
+
+
+def test_the_launcher_of_an_env_file_counts() -> None:
+    Path("e.env").write_text("RAYLIGHT_LAUNCHER=local\n")
+    assert "RAYLIGHT_LAUNCHER" not in str(job("train.py", "--env-file", "e.env")["entrypoint"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nowhere.py"], "There is no script 'nowhere.py'"),
+        (["train.py", "--working-dir", "nowhere"], "--working-dir nowhere is not a folder"),
+        (["train.py", "--run-id", "../x"], "The run id '../x' must be of letters"),
+        (["train.py", "--storage", "runs"], "--storage runs is relative"),
+        (["train.py", "--env-file", "nowhere"], "--env-file nowhere cannot be read: No such file"),
+    ],
+)
+def test_bad_input(arguments: list[str], reason: str) -> None:
+    assert reason in refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give a script"),
+        (["--adress", "x", "train.py"], "unknown option --adress"),
+        (["train.py", "--gpus", "0"], "0 is less than 1"),
+        (["train.py", "--gpus", "1", "--workers", "1"], "not allowed with"),
+    ],
+)
+def test_bad_options(arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["submit", *arguments])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_script_elsewhere(tmp_path: Path) -> None:
+    Path("sub").mkdir()
+    assert f"give --working-dir {tmp_path}," in refusal("train.py", "--working-dir", "sub")
+    Path("sub/inner.py").touch()
+    assert "raylight run sub/inner.py" in str(job("sub/inner.py")["entrypoint"])
+
+
+def test_an_ignored_script() -> None:
+    Path(".gitignore").write_text("*.py\n")
+    assert "leaves it out" in refusal("train.py")
+
+
+def test_a_folder_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in {"data": 3, "ignored": 5, "more": 1, ".venv": 9}.items():
+        Path(name).mkdir()
+        with Path(name, "file").open("wb") as file:
+            file.truncate(size * 150 * 2**20)  # without content on the disk
+    Path(".rayignore").write_text("ignored\n")
+    assert "has 600 MiB, and Ray takes less than 512 MiB. The largest in it: data (450 MiB), more (150 MiB)" in refusal(
+        "train.py"
+    )
+    Path(".gitignore").write_text("data\n")
+    assert job("train.py")
+
+
+def test_env_files(tmp_path: Path) -> None:
+    file = tmp_path / "e.env"
+    file.write_text("\n# a comment\nA = 1\nexport B='two words'\nC=a=b#c\nD=\n")
+    assert job_files.read_env_file(str(file)) == {"A": "1", "B": "two words", "C": "a=b#c", "D": ""}
+    for line in ("my secret", "1A=secret", "=secret"):
+        file.write_text(f"A=1\n{line}\n")
+        with pytest.raises(MisconfigurationException, match="line 2: expected KEY=VALUE") as refused:
+            job_files.read_env_file(str(file))
+        assert "secret." not in str(refused.value).replace("hold a secret.", "")
+    file.write_text("RAYLIGHT_RUN_ID=x\n")
+    assert "sets RAYLIGHT_RUN_ID, and so does an option" in refusal("train.py", "--env-file", str(file))
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("ray://head:10001", "is a Ray Client address; .* --address http://head:8265"),
+        ("head:6379", "address of the cluster's GCS, .* --address http://head:8265"),
+        ("ftp://head", "is no HTTP address"),
+    ],
+)
+def test_addresses_of_another_kind(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClusterError, match=f"--address {address} {reason}" if "GCS" not in reason else reason):
+        job_client.choose_address(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match="RAY_ADDRESS"):
+        job_client.choose_address(None)
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert job_client.choose_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "http://one:8265/")
+    assert job_client.choose_address(None) == "http://one:8265"
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "https://two")
+    assert job_client.choose_address(None) == "https://two"
+    assert job_client.choose_address("http://three") == "http://three"
+
+
+def test_nothing_listens(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert main(["submit", "train.py", "--address", "http://127.0.0.1:9"]) == 2
+    assert "There is no dashboard of Ray at http://127.0.0.1:9" in capsys.readouterr().err
+    assert main(["status", "--address", "http://127.0.0.1:9"]) == 2
+
+
+@pytest.mark.parametrize("dashboard", [(401, "no token"), (403, "wrong token")], indirect=True)
+def test_no_token(dashboard: str) -> None:
+    with pytest.raises(ClusterError, match=r"wants a token(.|\n)*RAY_AUTH_MODE=token\n.*RAY_AUTH_TOKEN="):
+        job_client.connect(dashboard)
+
+
+@pytest.mark.parametrize("dashboard", [(404, ""), (200, "<html>")], indirect=True)
+def test_another_server(dashboard: str) -> None:
+    with pytest.raises(ClusterError, match="not as Ray's dashboard does|There is no dashboard"):
+        job_client.connect(dashboard)
+
+
+@pytest.mark.parametrize("dashboard", [(200, json.dumps({"ray_version": "2.9.0"}))], indirect=True)
+def test_an_older_cluster(dashboard: str) -> None:
+    with pytest.raises(ClusterError, match=rf"runs Ray 2.9.0, here is {ray.__version__}; raylight needs 2.52"):
+        job_client.connect(dashboard)
+
+
+@pytest.mark.parametrize("dashboard", [(200, json.dumps({"ray_version": "2.99.0"}))], indirect=True)
+def test_another_version_is_told(dashboard: str, caplog: pytest.LogCaptureFixture) -> None:
+    job_client.connect(dashboard)
+    assert "The cluster runs Ray 2.99.0" in caplog.text
+
+
+def test_a_bar_stays_in_its_place(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "start\n\x1b[KEpoch 0 1/2\n\x1b[KEpoch 0 2/2\n", "en", "d\n"
+    plain = jobs.LogPrinter()
+    for text in lines:
+        plain.write(text)
+    assert capsys.readouterr().out == "start\nEpoch 0 1/2\nEpoch 0 2/2\nend\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    terminal = jobs.LogPrinter()
+    for text in lines:
+        terminal.write(text)
+    terminal.close()
+    assert capsys.readouterr().out == "start\n\r\x1b[KEpoch 0 1/2\r\x1b[KEpoch 0 2/2\nend\n"
+    assert terminal.count == len("".join(lines))
