@@ -83,7 +83,7 @@ def aws_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
         yield
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:botocore.*", "ignore::ResourceWarning")
+@pytest.mark.slow
 def test_ray_starts_both_kinds_of_machines_with_the_api_of_aws(config, aws_account, monkeypatch):
     from ray.autoscaler._private.aws import config as aws_config
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
@@ -91,19 +91,17 @@ def test_ray_starts_both_kinds_of_machines_with_the_api_of_aws(config, aws_accou
     monkeypatch.setattr(aws_config.time, "sleep", lambda seconds: None)  # 15 s for a new role to be known everywhere
     settings = AWSNodeProvider.bootstrap_config(config("aws"))
     provider = AWSNodeProvider(settings["provider"], settings["cluster_name"])
-    try:
-        for name, kind in settings["available_node_types"].items():
-            tags = {"ray-node-kind": "head" if name == "head" else "worker", "ray-user-node-type": name}
-            provider.create_node(copy.deepcopy(kind["node_config"]), tags, 1)  # botocore refuses what EC2 has no word for
-        (head,) = provider.non_terminated_nodes({"ray-node-kind": "head"})
-        (worker,) = provider.non_terminated_nodes({"ray-node-kind": "worker"})
-        machines = {name: provider.ec2.Instance(name) for name in (head, worker)}
-        assert machines[head].instance_lifecycle is None
-        assert machines[worker].instance_lifecycle == "spot"
-        assert machines[worker].instance_type == "g6.12xlarge"
-        assert os.listdir(os.path.join(os.environ["HOME"], ".ssh"))  # the key pair that Ray makes
-    finally:
-        provider.tag_cache_kill_event.set() if hasattr(provider, "tag_cache_kill_event") else None
+    for name, kind in settings["available_node_types"].items():
+        tags = {"ray-node-kind": "head" if name == "head" else "worker", "ray-user-node-type": name}
+        # botocore refuses what EC2 has no word for
+        provider.create_node(copy.deepcopy(kind["node_config"]), tags, 1)
+    (head,) = provider.non_terminated_nodes({"ray-node-kind": "head"})
+    (worker,) = provider.non_terminated_nodes({"ray-node-kind": "worker"})
+    machines = {name: provider.ec2.Instance(name) for name in (head, worker)}
+    assert machines[head].instance_lifecycle is None
+    assert machines[worker].instance_lifecycle == "spot"
+    assert machines[worker].instance_type == "g6.12xlarge"
+    assert os.listdir(os.path.join(os.environ["HOME"], ".ssh"))  # the key pair that Ray makes
 
 
 def gcp_machine() -> jsonschema.Draft202012Validator:

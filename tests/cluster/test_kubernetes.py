@@ -1,4 +1,4 @@
-"""``kuberay/*.yaml`` against the schemas of KubeRay's own resources, as strictly as Kubernetes is with ``--validate``."""
+"""``kuberay/*.yaml`` against the schemas of KubeRay's resources, as strictly as ``kubectl apply --validate`` is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Loaded = Callable[[str], Any]
 
 
 def strict(schema: Any) -> Any:
-    """The schema of a custom resource as JSON Schema: unknown fields are refused, and Kubernetes' own words translated."""
+    """The schema of a custom resource as JSON Schema: unknown fields are refused, Kubernetes' own words translated."""
     if isinstance(schema, list):
         return [strict(part) for part in schema]
     if not isinstance(schema, dict):
@@ -125,7 +125,7 @@ def test_a_run_that_failed_goes_on_under_its_id(loaded):
 
 
 def test_all_files_name_one_version_of_ray(files):
-    versions = set()
+    versions: set[str] = set()
     for path in [*files.rglob("*.yaml"), files / "docker" / "Dockerfile"]:
-        versions |= set(re.findall(r"(?:rayVersion: \"|rayproject/ray:|ray\[default\]==|RAY=)([\d.]+)", path.read_text()))
+        versions |= set(re.findall(r"(?:rayVersion: \"|rayproject/ray:|RAY=)([\d.]+)", path.read_text()))
     assert versions == {"2.60.0"}

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+Wait = Callable[..., Any]
 HEAD, WORKER = "10.99.77.1", "10.99.77.2"
 TRAINING = """
 import ray
@@ -33,19 +34,19 @@ print("steps", trainer.global_step, "machines", sorted(node["NodeManagerAddress"
 class Machine:
     """A network, a list of processes and a folder for Ray of its own."""
 
-    def __init__(self, name: str, folder: Path, environment: dict[str, str], work: Path) -> None:
+    def __init__(self, name: str, folder: Path, environment: dict[str, str], work: Path, wait_until: Wait) -> None:
         self.name = f"{name}-{os.getpid()}"
         self.environment = {**environment, "RAY_TMPDIR": str(folder / name), "HOME": str(folder / f"{name}-home")}
         self._work = work
+        self._wait_until = wait_until
         self._inside: subprocess.Popen[bytes] | None = None
+        self._first = 0
         for path in (self.environment["RAY_TMPDIR"], self.environment["HOME"]):
             Path(path).mkdir()
 
     def run(self, *command: str | Path, seconds: float = 90, **variables: str) -> subprocess.CompletedProcess[str]:
-        assert self._inside is not None
-        (first,) = psutil.Process(self._inside.pid).children()
         return subprocess.run(
-            ["nsenter", f"--target={first.pid}", "--net", "--pid", "--mount", *map(str, command)],
+            ["nsenter", f"--target={self._first}", "--net", "--pid", "--mount", *map(str, command)],
             env={**self.environment, **variables},
             cwd=self._work,
             capture_output=True,
@@ -64,6 +65,9 @@ class Machine:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+        unshare = psutil.Process(self._inside.pid)
+        (first,) = self._wait_until(unshare.children)
+        self._first = first.pid
 
     def log(self) -> str:
         return (self._work / f"{self.name}.log").read_text()
@@ -80,11 +84,14 @@ def ip(*words: str) -> None:
 
 
 @pytest.fixture
-def machines(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
+def machines(environment: dict[str, str], tmp_path: Path, wait_until: Wait) -> Iterator[tuple[Machine, Machine]]:
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
         pytest.skip("needs root, and the programs ip, unshare and nsenter")
     folder = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # paths of Unix sockets must be short
-    both = (Machine("rla", folder, environment, tmp_path), Machine("rlb", folder, environment, tmp_path))
+    both = (
+        Machine("rla", folder, environment, tmp_path, wait_until),
+        Machine("rlb", folder, environment, tmp_path, wait_until),
+    )
     try:
         for machine in both:
             ip("netns", "add", machine.name)
@@ -103,7 +110,7 @@ def machines(environment: dict[str, str], tmp_path: Path) -> Iterator[tuple[Mach
 
 
 def test_a_script_trains_on_a_head_and_a_worker(
-    machines: tuple[Machine, Machine], files: Path, tmp_path: Path, wait_until: Callable[..., Any]
+    machines: tuple[Machine, Machine], files: Path, tmp_path: Path, wait_until: Wait
 ) -> None:
     (tmp_path / "train.py").write_text(TRAINING)
     head, worker = machines
