@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from raylight.utilities.exceptions import ClusterError, MisconfigurationException, ResourceError
@@ -38,7 +39,6 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     ``MOST_CPUS_PER_CORE``; a number beyond that is taken for a mistake, which ``wait_for_room`` then names.
     """
     import ray
-    from ray.exceptions import AuthenticationError
 
     global _started_here
     if ray.is_initialized():
@@ -53,27 +53,29 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     cores = os.cpu_count() or 1
     cpus = min(max(cores, math.ceil(num_workers * cpus_per_worker)), cores * MOST_CPUS_PER_CORE)
     try:
-        ray.init(num_cpus=cpus, **settings)
+        with _explained():
+            ray.init(num_cpus=cpus, **settings)
         _started_here = True
     except ValueError:  # there is a cluster to join, and it has its own number of CPUs
-        _join(settings)
-    except AuthenticationError as error:
-        raise ClusterError(_not_let_in(error)) from error
+        with _explained():
+            ray.init(**settings)
 
 
-def _join(settings: dict[str, Any]) -> None:
-    import ray
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """In the block, that a cluster cannot be joined is a ClusterError."""
     from ray.exceptions import AuthenticationError
 
-    try:
-        ray.init(**settings)
-    except AuthenticationError as error:
-        raise ClusterError(_not_let_in(error)) from error
-
-
-def _not_let_in(error: Exception) -> str:
     where = os.environ.get("RAY_ADDRESS") or "that runs on this machine"
-    return f"The cluster {where} wants a token, or another one: {str(error).partition(chr(10))[0]}\n{LOGIN}"
+    try:
+        yield
+    except (AuthenticationError, ConnectionError) as error:
+        # A token that is wrong is a lost connection to Ray: its answer is in the text of what was raised first.
+        if isinstance(error, AuthenticationError) or "nauthenticated" in str(error.__cause__):
+            raise ClusterError(f"The cluster {where} wants a token, or another one.\n{LOGIN}") from error
+        raise ClusterError(
+            f"The cluster {where} cannot be joined: {error}. Does it run, and is that its GCS?"
+        ) from error
 
 
 def _refuse_client(address: str) -> None:
