@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pytest
@@ -36,9 +35,9 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
     monkeypatch.chdir(folder)
 
     @contextlib.asynccontextmanager
-    async def begin(notebook: Any = None, **environment: str) -> AsyncIterator[Kernel]:
+    async def begin(**environment: str) -> AsyncIterator[Kernel]:
         client = NotebookClient(
-            notebook or nbformat.v4.new_notebook(), kernel_name="this", timeout=None, allow_errors=True,
+            nbformat.v4.new_notebook(), kernel_name="this", timeout=None, allow_errors=True,
             resources={"metadata": {"path": str(folder)}},
         )  # fmt: skip
         own = {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
