@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from raylight import __version__
-from raylight.cli import chaos, ckpt, run, sweep
+from raylight.cli import chaos, ckpt, doctor, run, sweep
 
-COMMANDS = {"chaos": chaos.main, "run": run.main, "sweep": sweep.main}
+COMMANDS = {"chaos": chaos.main, "doctor": doctor.main, "run": run.main, "sweep": sweep.main}
 """Those that read their own arguments, as these are a script's."""
 
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("run", help="run a script that imports Lightning, without an edit")
     commands.add_parser("sweep", help="search for hyperparameters of such a script")
     commands.add_parser("chaos", help="run a script twice, once killing workers, and compare the results")
+    commands.add_parser("doctor", help="examine this machine, its Ray cluster or such a script")
     ckpt.add_command(commands)
     chosen = parser.parse_args(arguments)
     if chosen.run is None:
