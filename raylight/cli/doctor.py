@@ -7,6 +7,7 @@ With a script it is the script that is examined, without a cluster and without t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -63,7 +64,8 @@ def print_json(findings: Iterable[Finding]) -> list[Finding]:
     """One document, when all findings are there; returns them."""
     from raylight import __version__
 
-    told = list(findings)
+    with contextlib.redirect_stdout(sys.stderr):  # what a script prints is no part of it
+        told = list(findings)
     count = {f"{level}s": sum(finding.level == level for finding in told) for level in (PROBLEM, WARNING)}
     document = {"raylight": __version__, **count, "findings": [dataclasses.asdict(finding) for finding in told]}
     print(json.dumps(document, indent=2))
