@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from raylight.utilities.findings import OK, PROBLEM, WARNING, Finding
 
 USAGE = "raylight doctor [--json] [--address ADDRESS] [--storage PATH] [--timeout SECONDS] [script.py [argument ...]]"
-HEALTHY, ILL = 0, 1
+HEALTHY, ILL, INTERRUPTED = 0, 1, 130
 """Exit status."""
 SECONDS = 60.0
 STYLES = {OK: "green", WARNING: "yellow", PROBLEM: "bold red"}
@@ -56,7 +56,12 @@ def main(arguments: Sequence[str]) -> int:
         from raylight.cli.script_examination import examine_script
 
         findings = examine_script(options.script, options.arguments)
-    told = print_json(findings) if options.json else print_text(findings)
+    try:
+        told = print_json(findings) if options.json else print_text(findings)
+    except KeyboardInterrupt:
+        if options.script is not None:  # the script's own
+            raise
+        return INTERRUPTED
     return ILL if any(finding.level == PROBLEM for finding in told) else HEALTHY
 
 

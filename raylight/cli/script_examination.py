@@ -14,6 +14,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+import raylight
 from raylight.callbacks.base import Callback
 from raylight.callbacks.legacy import OLD_CALLBACK_HOOKS
 from raylight.cli.capture import FitCall, first_fit
@@ -39,6 +40,8 @@ from raylight.worker.verify import has_loader, verify
 
 LARGEST = 100 << 20
 """Bytes of one attribute, beside weights, from which on it should not travel with the model."""
+FEW = 0.01
+"""Of an epoch's samples, that come twice."""
 ALIKE = 0.9
 """Of two names, by difflib, from which on one is taken for the other misspelt."""
 BASES = (LightningModule, LightningDataModule, Callback)
@@ -96,13 +99,14 @@ def _once(notices: list[Notice]) -> list[Notice]:
 def _notice(notice: Notice) -> Finding:
     """A warning of raylight's: what is seen stands before what to do."""
     is_old = issubclass(notice.category, LightningDeprecationWarning)
+    in_script = not notice.filename.startswith(os.path.dirname(raylight.__file__))
     text = str(notice.message)
     mark = next((mark for mark in (". ", ": ", "; ") if mark in text), None)
     what, _, remedy = text.partition(mark) if mark else (text, "", "")
     remedy = remedy[:1].upper() + remedy[1:]
-    place = f" ({os.path.basename(notice.filename)}:{notice.lineno})" if is_old else ""
+    line = f" ({os.path.basename(notice.filename)}:{notice.lineno})" if is_old and in_script else ""
     subject = "Lightning 1.x" if is_old else "advice"
-    return warning(subject, f"{what.rstrip('.')}{place}.", remedy or "Change it, or leave it where it is meant so.")
+    return warning(subject, f"{what.rstrip('.')}{line}.", remedy or "Change it, or leave it where it is meant so.")
 
 
 def _frames_of(path: str, error: BaseException) -> Any:
@@ -222,14 +226,13 @@ def examine_sizes(trainer: Any, model: Any, data: DataSource) -> Iterator[Findin
         if owner is not None:
             parts += [(f"{type(owner).__name__}.{name}", value) for name, value in attributes.travelling(owner)]
     given = [
-        (f"what fit was given as {name} data", value) for name, value in vars(data).items() if name != "datamodule"
+        (f"What fit was given as {name} data", value) for name, value in vars(data).items() if name != "datamodule"
     ]
     for what, value in [*parts, *given]:
         if _is_too_large(packer, value):
             yield warning(
                 "size",
-                f"{what} takes more than {LARGEST >> 20} MiB, and is sent to each worker"
-                + ("." if what.startswith("what") else " and stored in each snapshot of a run on Ray."),
+                f"{what} takes more than {LARGEST >> 20} MiB, which are sent to each worker of Ray.",
                 "Load it in `setup()` of a LightningDataModule, which runs in every worker, from files that are there.",
             )
 
@@ -371,22 +374,21 @@ def _examine_training_share(loader: Any, size: int, subject: str) -> Finding:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         each = len(sharing.share_for_training(loader, size, 0))
-    told = f"{count} {unit}, {each} batches for each of {size} workers"
+    told = f"{each} batches for each of {size} workers"
     if not own and loader.batch_size is not None:
         told += f", {loader.batch_size * size} samples in a step of all"
+    told += f", of {count} {unit}"
     if each == 0:
         return problem(
             subject,
             f"{count} {unit} over {size} workers leave none a batch of {loader.batch_size}, and drop_last is set.",
             "Use fewer workers, smaller batches, or drop_last=False.",
         )
-    if missing := -count % size:
-        return warning(
-            subject,
-            f"{told}: they are not divisible, so {missing} {unit} are seen twice in each epoch.",
-            f"Harmless where that is few. Else use a number of {unit} that {size} divides, or another number of "
-            "workers.",
-        )
+    missing = -count % size
+    told += f"; {missing} of these come twice in each epoch, as {size} does not divide them" if missing else ""
+    if missing > FEW * count:
+        remedy = f"Use a number of {unit} that {size} divides, or another number of workers."
+        return warning(subject, told, remedy)
     return ok(subject, told)
 
 

@@ -121,6 +121,8 @@ def examine(folder: str, seconds: float, doing: Doing = lambda what: None) -> It
         doing("starting a process on each node")
         for node in nodes:
             node.probe = _start_probe(node, probes)
+        # A single node is measured against itself: the second process starts beside the first.
+        beside = dataclasses.replace(nodes[0], probe=_start_probe(nodes[0], probes)) if len(nodes) == 1 else None
         reports, silent = ask(nodes, lambda node: node.probe.report.remote(), seconds)
         yield from (_silence(name, why) for name, why in silent.items())
         answering = [node for node in nodes if node.name in reports]
@@ -136,8 +138,11 @@ def examine(folder: str, seconds: float, doing: Doing = lambda what: None) -> It
         yield from _examine_storage(folder, answering, seconds)
         doing("measuring the network")
         with_torch = [node for node in answering if "torch" not in reports[node.name]["errors"]]
+        if len(with_torch) == 1:
+            first = with_torch[0]
+            with_torch.append(beside or dataclasses.replace(first, probe=_start_probe(first, probes)))
         if with_torch:
-            yield _examine_gloo(with_torch, probes, seconds)
+            yield _measure("gloo", with_torch, seconds)
         yield from _examine_nccl([node for node in answering if reports[node.name]["cuda"]["count"]], probes, seconds)
         doing("asking who holds resources")
         yield _examine_room()
@@ -278,12 +283,6 @@ def _write_marker(file: BinaryIO) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ the network
-
-
-def _examine_gloo(nodes: list[Node], probes: list[Any], seconds: float) -> Finding:
-    if len(nodes) == 1:  # between two processes
-        nodes = [*nodes, dataclasses.replace(nodes[0], probe=_start_probe(nodes[0], probes))]
-    return _measure("gloo", nodes, seconds)
 
 
 def _examine_nccl(nodes: list[Node], probes: list[Any], seconds: float) -> Iterator[Finding]:
