@@ -221,8 +221,7 @@ def _reason(error: RayError) -> str:
     cause = getattr(error, "cause", None)  # what the probe has raised
     if isinstance(cause, Exception):
         return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _silence(name: str, why: str) -> Finding:

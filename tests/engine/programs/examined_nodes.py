@@ -61,8 +61,7 @@ def main(kind: str) -> None:
     os.environ["RAY_ADDRESS"] = cluster.address
     options = ["--timeout", "60"]
     if kind == "full":
-        holder = ray.remote(num_cpus=1)(Holder).options(name="holder")
-        holders = [holder.remote() for _ in range(2)]
+        holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(2)]
         ray.get([each.ping.remote() for each in holders])
         deadline = int((time.time() + 600) * 1000)
         drained, why = GcsClient(address=cluster.address).drain_node(second.node_id, PREEMPTION, "spot", deadline)
