@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from raylight.cli.run import load_script
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.trainer import Trainer
@@ -37,6 +38,23 @@ class Captured(BaseException):
     def __init__(self, call: FitCall) -> None:
         super().__init__("fit was called")
         self.call = call
+
+
+def first_fit(path: str, arguments: list[str]) -> FitCall | None:
+    """Run a script up to its first ``fit``; None where it ends without one. Its exceptions pass through.
+
+    Raises:
+        OSError: The script cannot be read.
+    """
+    code, script = load_script(path)
+    sys.argv = [path, *arguments]
+    sys.modules["__main__"] = script
+    try:
+        with capturing():
+            exec(code, vars(script))
+    except Captured as captured:
+        return captured.call
+    return None
 
 
 @contextlib.contextmanager

@@ -7,9 +7,15 @@ import sys
 from collections.abc import Sequence
 
 from raylight import __version__
-from raylight.cli import chaos, ckpt, jobs, run, submit, sweep
+from raylight.cli import chaos, ckpt, doctor, jobs, run, submit, sweep
 
-COMMANDS = {"chaos": chaos.main, "run": run.main, "submit": submit.main, "sweep": sweep.main}
+COMMANDS = {
+    "chaos": chaos.main,
+    "doctor": doctor.main,
+    "run": run.main,
+    "submit": submit.main,
+    "sweep": sweep.main,
+}
 """Those that read their own arguments, as these are a script's."""
 
 
@@ -27,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs.add_commands(commands)
     commands.add_parser("sweep", help="search for hyperparameters of such a script")
     commands.add_parser("chaos", help="run a script twice, once killing workers, and compare the results")
+    commands.add_parser("doctor", help="examine this machine, its Ray cluster or such a script")
     ckpt.add_command(commands)
     chosen = parser.parse_args(arguments)
     if chosen.run is None:

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         exec(code, vars(script))
     except BaseException as error:
-        _begin_traceback_at(error.__traceback__.tb_next if error.__traceback__ is not None else None)
+        begin_traceback_at(error.__traceback__.tb_next if error.__traceback__ is not None else None)
         raise
     return 0
 
@@ -74,7 +74,7 @@ def _compile(source: bytes, path: str) -> CodeType:
     try:
         return compile(source, path, "exec", dont_inherit=True)
     except SyntaxError:
-        _begin_traceback_at(None)  # no frame of the script has run
+        begin_traceback_at(None)  # no frame of the script has run
         raise
 
 
@@ -104,7 +104,7 @@ def _set_first_path(folder: str) -> None:
         sys.path[0] = folder
 
 
-def _begin_traceback_at(first: TracebackType | None) -> None:
+def begin_traceback_at(first: TracebackType | None) -> None:
     """Let the exception that ends this process show no frame before ``first``, whichever hook of the script's shows it.
 
     Python itself does all else that belongs to such an end.

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from raylight.cli.capture import Captured, FitCall, capturing, maker_of
-from raylight.cli.run import load_script
+from raylight.cli.capture import FitCall, first_fit, maker_of
 from raylight.utilities import aliases
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.secrets import redact
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("give at least one --set NAME=DISTRIBUTION")
     aliases.install()
     try:
-        call = _captured(options.script, scripts)
+        call = first_fit(options.script, scripts)
     except OSError as error:
         print(f"raylight sweep: can't open file {options.script!r}: {error.strerror}", file=sys.stderr)
         return BAD_INPUT
@@ -103,19 +102,6 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not equals or not name.strip() or not expression.strip():
         raise MisconfigurationException(f"--set {text!r} must be NAME=DISTRIBUTION, such as lr='loguniform(1e-5,1e-1)'")
     return name.strip(), parse(expression)
-
-
-def _captured(path: str, arguments: list[str]) -> FitCall | None:
-    """What the script would have trained; None where it does not train."""
-    code, script = load_script(path)
-    sys.argv = [path, *arguments]
-    sys.modules["__main__"] = script
-    try:
-        with capturing():
-            exec(code, vars(script))
-    except Captured as captured:
-        return captured.call
-    return None
 
 
 def _search(call: FitCall, options: argparse.Namespace, space: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from raylight.utilities.exceptions import ClusterError, MisconfigurationException, ResourceError
@@ -205,9 +205,9 @@ def _explain(placement: Placement, count: int, waited: float | None) -> str:
     text = f"{count} workers with {needs} each are asked for, but the cluster has {has} free."
     if placement.num_nodes > 1:
         text += f" They must spread over {placement.num_nodes} nodes; it has {len(_alive_nodes())}."
-    holders = _holders(placement)
-    if holders:
-        text += f" Held by: {'; '.join(holders)}."
+    held = holders(placement.resources)
+    if held:
+        text += f" Held by: {'; '.join(held)}."
     if waited:
         text += f" Waited {waited:g} s (resource_timeout)."
     if waited is not None:
@@ -221,15 +221,15 @@ def _alive_nodes() -> list[Any]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _holders(placement: Placement) -> list[str]:
-    """Placement groups, and actors outside of any, that hold what is needed."""
+def holders(names: Collection[str]) -> list[str]:
+    """Placement groups, and actors outside of any, that hold resources of these names."""
     from ray.util import placement_group_table
 
     held = []
     for entry in placement_group_table().values():
         if entry["state"] == "CREATED":
             bundles = list(entry["bundles"].values())
-            sums = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in placement.resources}
+            sums = {name: sum(bundle.get(name, 0) for bundle in bundles) for name in names}
             amounts = ", ".join(f"{amount:g} {name}" for name, amount in sums.items() if amount)
             held.append(f"placement group {entry['name'] or entry['placement_group_id'][:8]} ({amounts})")
     return held + _actor_holders()

@@ -8,6 +8,8 @@ from typing import Any
 from raylight.config.messages import DataSource
 from raylight.utilities.exceptions import UnpicklableError
 
+REMEDY = "Create it in `setup()`, which runs in every worker, or use launcher='local'."
+
 
 def verify_portable(model: Any, data: DataSource, callbacks: list[Any], **others: Any) -> None:
     """Check that everything can be sent to worker processes; ``others`` by their names.
@@ -15,6 +17,12 @@ def verify_portable(model: Any, data: DataSource, callbacks: list[Any], **others
     Raises:
         UnpicklableError: Something cannot; the attribute is named.
     """
+    for what, error in unpicklable(model, data, callbacks, **others):
+        raise UnpicklableError(f"{what} {REMEDY}") from error
+
+
+def unpicklable(model: Any, data: DataSource, callbacks: list[Any], **others: Any) -> Iterator[tuple[str, Exception]]:
+    """Of each object that cannot be sent: which of its attributes is to blame, in a sentence, and the error."""
     named = [("model", model), *others.items()]
     named += [(f"callback {type(callback).__name__}", callback) for callback in callbacks]
     named += [(f"{name} data", source) for name, source in vars(data).items()]
@@ -24,10 +32,7 @@ def verify_portable(model: Any, data: DataSource, callbacks: list[Any], **others
         error = _pickling_error(obj)
         if error is not None:
             path, culprit = _culprit(obj, type(obj).__name__)
-            raise UnpicklableError(
-                f"The {what} cannot be sent to the workers: {path} ({_describe(culprit)}) cannot be pickled. "
-                "Create it in `setup()`, which runs in every worker, or use launcher='local'."
-            ) from error
+            yield f"The {what} cannot be sent to the workers: {path} ({_describe(culprit)}) cannot be pickled.", error
 
 
 def _pickling_error(obj: Any) -> Exception | None:

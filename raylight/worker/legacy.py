@@ -57,6 +57,18 @@ def warn_of_old_hooks(model: LightningModule) -> None:
         )
 
 
+def tell_of_old_methods(model: LightningModule, callbacks: list[Any]) -> None:
+    """All that a call of fit would say of methods of Lightning 1.x, without a run."""
+    warn_of_old_hooks(model)
+    for name in ("training", "validation"):
+        epoch_end_hook(model, name)
+        step_end_hook(model, name)
+    for hook in OLD_HOOKS:
+        old_listener(model, hook, 0)
+        for callback in callbacks:
+            old_listener(callback, hook, 2)
+
+
 # ------------------------------------------------------------------------------------------------ outputs
 
 
@@ -86,12 +98,19 @@ def end_epoch(run: Run, name: str, outputs: list[Any]) -> None:
         )
 
 
+def step_end_hook(model: LightningModule, name: str) -> Callable[[Any], Any] | None:
+    """The model's ``<name>_step_end(output)``; None without one."""
+    hook: Callable[[Any], Any] | None = getattr(model, f"{name}_step_end", None)
+    if hook is not None:
+        rank_zero_deprecation(f"`{name}_step_end(output)` is Lightning 1.x: do its work at the end of `{name}_step`.")
+    return hook
+
+
 def with_step_end(run: Run, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
     """``step`` followed by the model's ``<name>_step_end``, where it has one."""
-    step_end = getattr(run.model, f"{name}_step_end", None)
+    step_end = step_end_hook(run.model, name)
     if step_end is None:
         return step
-    rank_zero_deprecation(f"`{name}_step_end(output)` is Lightning 1.x: do its work at the end of `{name}_step`.")
 
     def both(*args: Any) -> Any:
         output = step(*args)

@@ -122,14 +122,16 @@ def take_log_back(callbacks: list[Any], model: LightningModule) -> None:
 def warn_of_unknown_hooks(callbacks: list[Any]) -> None:
     """Warn about methods named like a hook that no hook has: they would never be called."""
     for callback in callbacks:
-        unknown = [
-            name
-            for name, value in vars(type(callback)).items()
-            if name.startswith("on_") and name not in (*HOOKS, *OLD_CALLBACK_HOOKS) and inspect.isfunction(value)
-        ]
-        if unknown and type(callback).__module__.partition(".")[0] not in (
-            "raylight",
-            "pytorch_lightning",
-            "lightning",
-        ):
+        if unknown := unknown_hooks(callback):
             rank_zero_warn(f"{type(callback).__name__}.{unknown[0]} is not a hook and will not be called.")
+
+
+def unknown_hooks(callback: Any) -> list[str]:
+    """Methods of a callback of the user's that are named like a hook, but as none is."""
+    if type(callback).__module__.partition(".")[0] in ("raylight", "pytorch_lightning", "lightning"):
+        return []
+    return [
+        name
+        for name, value in vars(type(callback)).items()
+        if name.startswith("on_") and name not in (*HOOKS, *OLD_CALLBACK_HOOKS) and inspect.isfunction(value)
+    ]

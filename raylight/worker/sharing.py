@@ -101,9 +101,9 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return _undivided(loader, world_size)
-    if _is_distributed(loader):
+    if is_distributed(loader):
         return loader
-    if _has_own_batches(loader):
+    if has_own_batches(loader):
         return changed(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
     sampler = loader.sampler
     if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
@@ -208,14 +208,14 @@ def share_elastically(loader: Any, most: int, world_size: int, rank: int) -> Any
     Raises:
         MisconfigurationException: They cannot be shared anew in the middle of an epoch.
     """
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or _is_distributed(loader):
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or is_distributed(loader):
         dataset = f" of {type(loader.dataset).__name__}" if isinstance(loader, DataLoader) else ""
         raise MisconfigurationException(
             "num_workers=(min, max) shares an epoch anew when workers come or go, which needs one DataLoader of a "
             f"map-style dataset without a DistributedSampler; this is a {type(loader).__name__}{dataset}. "
             "Use such a loader, or a fixed num_workers."
         )
-    if _has_own_batches(loader):
+    if has_own_batches(loader):
         batches = SeededSampler(loader.batch_sampler)  # type: ignore[arg-type]
         return changed(loader, batch_sampler=ElasticShare(batches, most, world_size, rank, None, False))
     sampler = loader.sampler
@@ -288,7 +288,7 @@ def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
         return EveryNth(loader, world_size, rank)
     if isinstance(loader.dataset, IterableDataset):
         return _undivided(loader, world_size)
-    if _is_distributed(loader):
+    if is_distributed(loader):
         return loader
     if loader.batch_sampler is None:
         return changed(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
@@ -302,13 +302,14 @@ def _in_step(sampler: Any) -> Any:
     return sampler if isinstance(sampler, SequentialSampler) else SeededSampler(sampler)
 
 
-def _is_distributed(loader: DataLoader[Any]) -> bool:
+def is_distributed(loader: DataLoader[Any]) -> bool:
     """The user has divided the data already."""
     inner = getattr(loader.batch_sampler, "sampler", None)
     return isinstance(loader.sampler, DistributedSampler) or isinstance(inner, DistributedSampler)
 
 
-def _has_own_batches(loader: DataLoader[Any]) -> bool:
+def has_own_batches(loader: DataLoader[Any]) -> bool:
+    """The user makes the batches."""
     return loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
 
 
@@ -329,7 +330,7 @@ def with_batch_size(loader: Any, batch_size: int) -> Any:
     Raises:
         MisconfigurationException: It is no DataLoader, or makes its batches in a way of its own.
     """
-    if not isinstance(loader, DataLoader) or _has_own_batches(loader) or loader.batch_size is None:
+    if not isinstance(loader, DataLoader) or has_own_batches(loader) or loader.batch_size is None:
         raise MisconfigurationException(
             f"The batch size of this {type(loader).__name__} cannot be changed: it is no DataLoader with a batch_size. "
             "Let your LightningModule or LightningDataModule make the loader from an attribute `batch_size`."
