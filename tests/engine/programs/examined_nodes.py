@@ -3,8 +3,8 @@
 Usage: examined_nodes.py KIND
 
 KIND: "well": nothing is; "hanging": a node does not go on; "leaving": a node is lost while it is asked; "full": all is
-held, a node is drained and gives away GPUs that it does not have; "apart": a node has another file system in place of the
-working directory. The findings are printed as JSON, with the exit status and what stays on the cluster.
+held, a node is drained and gives away GPUs that it does not have; "apart": a node has another file system in place of
+the working directory. The findings are printed as JSON, with the exit status and what stays on the cluster.
 """
 
 import contextlib
