@@ -8,8 +8,8 @@
 #   local.sh worker HOST:PORT [CPUS] join the cluster of that head, in the foreground
 #   local.sh health                  whether the node that runs here, of "head" or "worker", is well (for containers)
 #
-# CPUS is how many Ray shall count: by default this machine's cores, for "start" at least 2. A raylight worker takes one.
-# GPUs are counted by Ray itself. These variables change what else there is to choose:
+# CPUS is how many Ray shall count: by default this machine's cores, for "start" at least 2. A raylight worker takes
+# one. GPUs are counted by Ray itself. These variables change what else there is to choose:
 #
 #   RAYLIGHT_PORT            the head's port (6379)
 #   RAYLIGHT_DASHBOARD_PORT  the dashboard's (8265)
@@ -47,7 +47,7 @@ check_count() {
 }
 
 need_ray() {
-    command -v ray >/dev/null || fail "no command 'ray'. Activate the environment that has raylight: . .venv/bin/activate"
+    command -v ray >/dev/null || fail "no command 'ray'. Activate the environment that has it: . .venv/bin/activate"
 }
 
 need_free() { # need_free PORT VARIABLE
