@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from raylight.checkpoint import storage
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
-from raylight.engine import by_value, homeward
+from raylight.engine import by_value, homeward, ray_data
 from raylight.engine.failures import Failure, describe
 from raylight.engine.home_files import Home
 from raylight.engine.snapshots import Moment, Snapshot, Snapshots, Start
@@ -95,6 +95,8 @@ class Attempt:
     """Ranks whose parts of the snapshot to go on from are sent along, in their order."""
     former_world_size: int = 0
     """Parts in all."""
+    streams: tuple[ray_data.Stream, ...] = ()
+    """This rank's ends of the Datasets that were given to the call."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,9 @@ class WorkerActor:
         self._snapshots = _snapshots(job, attempt, parts)
         try:
             parcel.surroundings.adopt_numbers()
-            run, outcome = execute(job, member.ranks, self._device, self._emit, stop, self._snapshots, self._watch)
+            adapt = ray_data.in_worker(attempt.streams, member.world_size)
+            snapshots, watch = self._snapshots, self._watch
+            run, outcome = execute(job, member.ranks, self._device, self._emit, stop, snapshots, watch, adapt)
             return homeward.pack(run, outcome)
         except LeaveFit as left:
             return Left(left.batch)

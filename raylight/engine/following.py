@@ -67,6 +67,7 @@ class Following:
         snapshots: Takes the ranks' snapshots; None where there are none.
         hang_timeout: Seconds without a batch after which a rank is taken for hung; None: never.
         shall_regroup: Asked in each turn: whether the run should go on with other workers.
+        close_data: Called when a rank has failed: others may wait for data together with it.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Following:
         snapshots: SnapshotKeeper | None,
         hang_timeout: float | None,
         shall_regroup: Callable[[], bool],
+        close_data: Callable[[], None],
     ) -> None:
         self._workers = workers
         self._infos = infos
@@ -86,6 +88,7 @@ class Following:
         self._snapshots = snapshots
         self._hangs = HangWatch(workers, infos, hang_timeout) if hang_timeout is not None else None
         self._shall_regroup = shall_regroup
+        self._close_data = close_data
         self._leaving = False
         """The ranks have been asked to leave."""
 
@@ -190,6 +193,7 @@ class Following:
 
     def _give_up(self, rank: int, result: Failure | WorkerError, waiting: dict[Any, int], events: Any) -> None:
         """Find out what the first failure means, and raise it."""
+        self._close_data()
         failures = {rank: result, **self._other_failures(result, waiting)}
         cause = min(failures.values(), key=_blame)
         with contextlib.suppress(Exception):  # the cause matters more
