@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from raylight.checkpoint.prediction_files import PredictionFolder, batches_per_part
-from raylight.config.accelerators import Placement
 from raylight.config.messages import DataSource, Job
 from raylight.data import RayDataLoader
 from raylight.engine.failures import DATA_STREAM_ENDED

@@ -132,5 +132,5 @@ def _checksum(model: torch.nn.Module) -> str:
         checksum = zlib.crc32(name.encode(), checksum)
         if isinstance(value, torch.Tensor) and value.numel():
             content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            checksum = zlib.crc32(memoryview(content.numpy()), checksum)
+            checksum = zlib.crc32(content.numpy().data, checksum)
     return f"{checksum:08x}"
