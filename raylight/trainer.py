@@ -303,22 +303,41 @@ class Trainer(TrainerView):
         return_predictions: bool | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
         weights_only: bool | None = None,
-    ) -> list[Any] | None:
+        write_to: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """What ``predict_step`` gives for every batch, in dataset order, whatever the number of workers.
 
         Args:
-            return_predictions: False where a callback writes them; None is True.
+            return_predictions: False where they are too many, or a callback writes them; None is True, and False with
+                ``write_to``.
+            write_to: A folder, or the URI of one, that the workers write the predictions to as a Parquet dataset: one
+                row for each sample, one column "prediction", or one for each key where ``predict_step`` returns a dict.
+                Where a call was interrupted, the next one with the same model, weights, data and batch size makes only
+                the parts that are missing. ``_SUCCESS`` is there when all are.
 
         Returns:
-            A list of batches, tensors on the CPU; with several loaders a list of those. None where there is no batch,
-            or they are not to be returned.
+            A list of batches, tensors on the CPU; with several loaders a list of those. Of a Ray Dataset a Ray Dataset,
+            of a row for each prediction. None where there is no batch, or they are not to be returned.
+
+        Raises:
+            MisconfigurationException: The folder of ``write_to`` is of something else, or predictions cannot be rows.
         """
         if isinstance(dataloaders, LightningDataModule):
             dataloaders, datamodule = None, dataloaders
         data = self._source(datamodule, predict=dataloaders)
-        returned = return_predictions is None or return_predictions
-        outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned)
-        return outcome.predictions or None if returned else None
+        returned = write_to is None if return_predictions is None else return_predictions
+        folder = self._prediction_folder(write_to) if write_to is not None else None
+        outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned, folder)
+        return (outcome.predictions or None) if returned else None
+
+    def _prediction_folder(self, path: str | os.PathLike[str]) -> str:
+        limit = self.config.limit("predict")
+        if isinstance(limit, int) or limit != 1.0:
+            raise MisconfigurationException(
+                "predict(write_to=...) writes the predictions of all data: leave out limit_predict_batches and "
+                "fast_dev_run, or give it less data."
+            )
+        return os.path.abspath(os.path.expanduser(path)) if storage.is_local(path) else storage.join(path)
 
     @property
     def tuner(self) -> Tuner:
@@ -451,11 +470,13 @@ class Trainer(TrainerView):
         ckpt_path: str | os.PathLike[str] | None,
         weights_only: bool | None,
         return_predictions: bool = True,
+        write_to: str | None = None,
     ) -> Outcome:
         chosen = self._choose_model(model, fn)
         self.state = dataclasses.replace(self.state, fn=fn, status=TrainerStatus.RUNNING, stage=FIRST_STAGE[fn])
         try:
-            return self._run_call(fn, chosen, data, ckpt_path, weights_only, model is not None, return_predictions)
+            given = model is not None
+            return self._run_call(fn, chosen, data, ckpt_path, weights_only, given, return_predictions, write_to)
         except BaseException as error:
             self.state.status, self.state.stage = TrainerStatus.INTERRUPTED, None
             if hasattr(error, "raylight_origin"):  # its way is told by its cause: the engine's frames add nothing
@@ -473,6 +494,7 @@ class Trainer(TrainerView):
         weights_only: bool | None,
         model_given: bool,
         return_predictions: bool,
+        write_to: str | None,
     ) -> Outcome:
         if fn == TrainerFn.FITTING and ckpt_path is None:
             ckpt_path = self.config.resume_from_checkpoint
@@ -486,6 +508,7 @@ class Trainer(TrainerView):
         search_beforehand(self, fn, chosen, data)
         engine, placement = self._start_engine(data)
         job = self._make_job(fn, chosen, data, path, placement, return_predictions)
+        job.write_to = write_to
         status = "failed"
         try:
             outcome = engine.execute(job, self._take_event)
@@ -545,12 +568,12 @@ class Trainer(TrainerView):
             placement = place(self.config)
             self._engine = self._engine or LocalEngine()
         else:
-            from raylight.engine import cluster
+            from raylight.engine import cluster, ray_data
             from raylight.engine.pool import PoolEngine
             from raylight.engine.portable import verify_portable
 
             flags = {"strategy": self.config.strategy, "plugins": self.config.plugins, "profiler": self.profiler}
-            verify_portable(self._model, data, self.callbacks, **flags)
+            verify_portable(self._model, ray_data.without_datasets(data), self.callbacks, **flags)
             expected = place(self.config)
             cluster.connect(expected.num_workers, expected.resources.get("CPU", 0))
             placement = place(self.config, cluster.gpu_count())

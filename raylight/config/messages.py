@@ -115,6 +115,8 @@ class Job:
     loggers: list[Any] = field(default_factory=list)
     """The loggers themselves in the local engine, a LoggerInfo each for a worker."""
     return_predictions: bool = True
+    write_to: str | None = None
+    """Folder or URI that predict writes to, absolute."""
     strategy: Any = None
     """The Strategy itself in the local engine; None in a worker, which makes its own."""
     profiler: Any = None

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from raylight.checkpoint import storage
 from raylight.config.messages import Event, Job, LoggerCall, Outcome, Report
-from raylight.engine import by_value, homeward, network, user_modules
+from raylight.engine import by_value, homeward, network, ray_data, user_modules
 from raylight.engine.failures import Failure, describe
 from raylight.engine.gauges import Gauges
 from raylight.engine.home_files import Home
@@ -98,6 +98,8 @@ class Attempt:
     """Ranks whose parts of the snapshot to go on from are sent along, in their order."""
     former_world_size: int = 0
     """Parts in all."""
+    streams: tuple[ray_data.Stream, ...] = ()
+    """This rank's ends of the Datasets that were given to the call."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,9 @@ class WorkerActor:
             job.redone_since = attempt.redone_since
             self._snapshots = _snapshots(job, attempt, parts)
             parcel.surroundings.adopt_numbers()
-            run, outcome = execute(job, member.ranks, self._device, self._emit, stop, self._snapshots, self._watch)
+            adapt = ray_data.in_worker(attempt.streams, member.world_size)
+            snapshots, watch = self._snapshots, self._watch
+            run, outcome = execute(job, member.ranks, self._device, self._emit, stop, snapshots, watch, adapt)
             return homeward.pack(run, outcome)
         except LeaveFit as left:
             return Left(left.batch)

@@ -28,6 +28,8 @@ The cluster's token is what `ray get-auth-token` prints on its head. Here, type:
 STATE_API_SECONDS = 2.0
 NO_LIMIT = 10**6
 """Workers that need nothing."""
+TASK = {"CPU": 1.0}
+"""What a task of Ray Data needs, unless its Dataset says otherwise."""
 NEWS_SECONDS = 3.0
 """How old Ray's knowledge of what is free may be: a pool that was just ended may still seem to hold it."""
 
@@ -153,6 +155,59 @@ def wait_for_room(group: Any, placement: Placement, count: int, seconds: float) 
         if time.monotonic() >= deadline:
             raise ResourceError(_explain(placement, count, patience))
         log.warning("Waiting for resources: %s", _explain(placement, count, None))
+
+
+def has_room_for_tasks(seconds: float = NEWS_SECONDS) -> bool:
+    """Whether a task of Ray Data, of one CPU, can run now; waits so long for it."""
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group([TASK], name="raylight-data")  # makes a cluster grow that can
+    try:
+        return bool(group.wait(seconds))
+    finally:
+        remove_placement_group(group)
+
+
+def wait_for_tasks(placement: Placement | None, seconds: float) -> None:
+    """Wait until a task of Ray Data, of one CPU, can run beside the workers, saying meanwhile what it waits for.
+
+    Args:
+        placement: Of the workers; None: there are none.
+
+    Raises:
+        ResourceError: None can, within ``seconds``; or none ever, as the workers hold all that there is.
+    """
+    import ray
+
+    held = placement.num_workers * placement.resources.get("CPU", 0) if placement is not None else 0.0
+    deadline = time.monotonic() + seconds
+    while not has_room_for_tasks(max(0.5, min(STATUS_SECONDS, deadline - time.monotonic()))):
+        total = ray.cluster_resources().get("CPU", 0)
+        never = is_of_this_process() and total - held < TASK["CPU"]
+        text = _explain_tasks(placement, held, total)
+        if never or time.monotonic() >= deadline:
+            raise ResourceError(text if never else f"{text} Waited {seconds:g} s (resource_timeout).")
+        log.warning("Waiting for resources: %s", text)
+
+
+def _explain_tasks(placement: Placement | None, held: float, total: float) -> str:
+    text = f"Ray Data reads in tasks of 1 CPU, and none of the cluster's {total:g} CPUs is left for them"
+    if placement is None:
+        return f"{text}. Free one: end what else holds them, or shut other Trainers down."
+    count, each = placement.num_workers, placement.resources.get("CPU", 0)
+    remedy = max(0.0, math.floor((total - TASK["CPU"]) / count * 10) / 10)
+    advice = (
+        f"Give each less, resources_per_worker={{'CPU': {remedy:g}}}, " if 0 < remedy < each else "Give each less, "
+    )
+    return f"{text}: {count} workers hold {each:g} each, {held:g} in all. {advice}use fewer workers, or add nodes."
+
+
+def is_of_this_process() -> bool:
+    """Whether the cluster was started by ``ray.init`` here, by whomever: such a one does not grow."""
+    from ray._private import worker
+
+    node = getattr(worker, "_global_node", None)
+    return node is not None and bool(node.is_head())
 
 
 def inside_trial() -> bool:

@@ -13,7 +13,9 @@ from typing import Any
 
 from raylight.utilities.exceptions import WorkerError
 
+DATA_STREAM_ENDED = "The stream of a Ray Dataset has ended early"
 COLLATERAL = (
+    DATA_STREAM_ENDED,
     "Connection closed by peer",
     "Connection reset by peer",
     "Connection refused",

@@ -64,6 +64,7 @@ class Following:
         hang_timeout: Seconds without a batch after which a rank is taken for hung; None: never.
         shall_regroup: Asked in each turn: whether the run should go on with other workers.
         shows_pace: The listener wants to know how fast the ranks are.
+        close_data: Called when a rank has failed: others may wait for data together with it. None: there is none.
         wire: To the workers.
     """
 
@@ -77,6 +78,7 @@ class Following:
         hang_timeout: float | None,
         shall_regroup: Callable[[], bool],
         shows_pace: bool = False,
+        close_data: Callable[[], None] | None = None,
         wire: Wire | None = None,
     ) -> None:
         self._wire = wire or RayWire()
@@ -91,6 +93,7 @@ class Following:
         intervals += [SECONDS_BETWEEN_PACES] if shows_pace else []
         self._pulse = Pulse(workers, min(intervals), self._wire) if intervals else None
         self._shall_regroup = shall_regroup
+        self._close_data = close_data
         self._leaving = False
         """The ranks have been asked to leave."""
 
@@ -199,6 +202,8 @@ class Following:
 
     def _give_up(self, rank: int, result: Failure | WorkerError, waiting: dict[Any, int], events: Any) -> None:
         """Find out what the first failure means, and raise it."""
+        if self._close_data is not None:
+            self._close_data()
         failures = {rank: result, **self._other_failures(result, waiting)}
         cause = min(failures.values(), key=_blame)
         with contextlib.suppress(Exception):  # the cause matters more

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
-from raylight.engine import cluster, homeward, own_classes, user_modules
+from raylight.engine import cluster, homeward, own_classes, ray_data, user_modules
 from raylight.engine.actor import Attempt, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
@@ -28,7 +28,6 @@ from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
 from raylight.engine.seats import SECONDS_TO_ANSWER, Seat, Seats
 from raylight.engine.surroundings import Surroundings
 from raylight.utilities.exceptions import ResourceError, WorkerError
-from raylight.worker.evaluation import in_dataset_order
 
 REPLACEMENTS = 5
 """Attempts to replace lost workers, before the call is given up."""
@@ -63,6 +62,8 @@ class WorkerPool:
         """See ``_home_server``."""
         self._idle_timer: threading.Timer | None = None
         self._num_attempts = 0
+        self._feeds: list[ray_data.Feed] = []
+        """The Datasets of the job at work."""
         self.busy = False
         """A job is at work, and no worker of it is being replaced."""
         self._session = ray.get_runtime_context().get_job_id()
@@ -234,8 +235,11 @@ class WorkerPool:
             self._places.keep_spares(job.config.spare_workers, self._seats)
             if self._shall_regroup():
                 self._change_workers()
+            if ray_data.has_dataset(job.data):
+                cluster.wait_for_tasks(self.placement, self._resource_timeout)
             self.busy = True
-            packed = _pack(job)
+            data, self._feeds = ray_data.take_out(job)
+            packed = _pack(dataclasses.replace(job, data=data))
             with own_classes.stay():
                 outcomes = self._persist(job, packed, sink)
         except BaseException:
@@ -248,7 +252,7 @@ class WorkerPool:
         with own_classes.stay():
             homeward.unpack(outcome, job)
         if outcome.predictions is not None:
-            outcome.predictions = in_dataset_order([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
+            outcome.predictions = ray_data.gathered([outcomes[rank].predictions or [] for rank in sorted(outcomes)])
         return outcome
 
     def _persist(self, job: Job, packed: Parcel, sink: Sink) -> dict[int, Outcome]:
@@ -288,12 +292,15 @@ class WorkerPool:
         self._num_attempts += 1
         parts = snapshots.newest if snapshots is not None else []
         home, running = Home(self._home_server(), job.root_dir), {}
+        streams = [feed.streams(len(self._seats)) for feed in self._feeds]
         for rank, worker in enumerate(self.workers):
             own = tuple(sorted({0, *range(rank, len(parts), len(self._seats))})) if parts else ()
-            attempt = Attempt(self._num_attempts, snapshots is not None, redone_since, home, own, len(parts))
+            ends = tuple(by_rank[rank] for by_rank in streams)
+            attempt = Attempt(self._num_attempts, snapshots is not None, redone_since, home, own, len(parts), ends)
             running[worker.execute.remote(parcel, attempt, *(parts[part].content for part in own))] = rank
         if snapshots is not None:
             snapshots.start(self.workers)
+        close_data = functools.partial(ray_data.close, streams)
         following = Following(
             self.workers,
             self.infos,
@@ -303,10 +310,12 @@ class WorkerPool:
             job.config.hang_timeout,
             self._shall_regroup,
             job.shows_pace,
+            close_data,
         )
         try:
             return following.run(running, stop)
         finally:
+            close_data()
             home.remove_marker()
 
     def _home_server(self) -> Any:

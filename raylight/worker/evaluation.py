@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +198,8 @@ def predict(run: Run) -> list[Any]:
     """The whole of ``Trainer.predict`` on this rank.
 
     Returns:
-        A list of this rank's ``(dataloader_idx, batch_idx, output)``, outputs on the CPU; empty where predictions are
-        not to be returned.
+        A list of this rank's ``(dataloader_idx, index, output)``, where the index is that of the batch among those of
+        all ranks, outputs on the CPU; empty where predictions are not to be returned.
     """
     stage = RunningStage.PREDICTING
     run.state.stage = stage
@@ -209,14 +210,18 @@ def predict(run: Run) -> list[Any]:
         if predicted.combined.mode != "sequential":
             raise ValueError('`trainer.predict()` only supports the `CombinedLoader(mode="sequential")` mode.')
         if predicted.is_empty:
+            if run.part_writer is not None:  # all were written by an earlier call
+                run.part_writer.finish(run)
             return []
         with _evaluating(run, "predict"):
             run.notify("on_predict_start")
             if "predict" not in run.eval_data:  # a search has changed the batch size
                 predicted = run.load_eval_data(stage)
-            run.predict_loop.start(predicted, run.callbacks, run.job.return_predictions)
+            run.predict_loop.start(predicted, run.callbacks, run.job.return_predictions, run.strategy)
             run.notify("on_predict_epoch_start")
             _predict_batches(run, predicted)
+            if run.part_writer is not None:
+                run.part_writer.finish(run)
             run.notify("on_predict_epoch_end")
             outputs = run.predict_loop.end()
             run.notify("on_predict_end")
@@ -237,22 +242,28 @@ def _predict_batches(run: Run, predicted: EvalData) -> None:
         run.notify("on_predict_batch_end", output, *where)
         if output is None:
             run.notices.warn("predict returned None if it was on purpose, ignore this warning...")
+        if run.part_writer is not None:
+            run.part_writer.add(output)
         if loop.keeps_predictions:
             loop.keep(dataloader_idx, output)
 
 
-def in_dataset_order(by_rank: list[list[tuple[int, int, Any]]]) -> list[Any]:
-    """All ranks' predictions as one process would have made them: batches were dealt to the ranks in turn.
+def in_dataset_order(
+    by_rank: list[list[tuple[int, int, Any]]], finish: Callable[[list[Any]], Any] = lambda batches: batches
+) -> Any:
+    """All ranks' predictions as one process would have made them.
+
+    Args:
+        by_rank: What ``predict`` gave.
+        finish: Makes the result of a loader's batches.
 
     Returns:
         A list of batches, or with several loaders a list of such lists.
     """
-    world_size = len(by_rank)
     loaders: dict[int, dict[int, Any]] = {}
-    for rank, outputs in enumerate(by_rank):
-        for dataloader_idx, batch_idx, output in outputs:
-            loaders.setdefault(dataloader_idx, {})[batch_idx * world_size + rank] = output
-    ordered = [[batches[i] for i in sorted(batches)] for _, batches in sorted(loaders.items())]
+    for dataloader_idx, index, output in itertools.chain.from_iterable(by_rank):
+        loaders.setdefault(dataloader_idx, {})[index] = output
+    ordered = [finish([batches[i] for i in sorted(batches)]) for _, batches in sorted(loaders.items())]
     return ordered[0] if len(ordered) == 1 else ordered
 
 

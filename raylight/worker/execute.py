@@ -21,7 +21,7 @@ from raylight.worker.run import Run
 from raylight.worker.trial import try_out
 
 if TYPE_CHECKING:
-    from raylight.worker.run import Emit
+    from raylight.worker.run import Adapt, Emit
 
 
 SECONDS_TO_CLEAN_UP = 3.0
@@ -36,11 +36,13 @@ def execute(
     stop: StopRequest,
     snapshots: NoSnapshots | None = None,
     watch: Callable[[Run], None] | None = None,
+    adapt: Adapt | None = None,
 ) -> tuple[Run, Outcome]:
     """Do the Job. Collective: every rank of the run must call it with the same Job.
 
     Args:
         watch: Is shown the run before it starts, for another thread to see how far it is.
+        adapt: Makes a loader of what only the engine can read.
 
     Returns:
         The Run, for a driver in the same process, and what comes back to the user.
@@ -52,6 +54,8 @@ def execute(
         set_torch_flags(job.config)
     run = Run(job, ranks, device, emit, stop, snapshots)
     run.try_out = functools.partial(try_out, run)
+    if adapt is not None:
+        run.adapt = adapt
     if job.trainer is not None:
         job.trainer._run = run
         job.trainer.state = run.state

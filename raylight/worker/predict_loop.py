@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raylight.callbacks.prediction_writer import BasePredictionWriter
+from raylight.checkpoint.prediction_files import as_table
 from raylight.utilities import tree
+from raylight.worker.sharing import OwnShare, turns_of
 
 if TYPE_CHECKING:
+    from raylight.strategies.base import Strategy
     from raylight.worker.data import EvalData, IndexRecord
+    from raylight.worker.sharing import Turns
 
 
 class PredictLoop:
@@ -27,6 +31,10 @@ class PredictLoop:
         self._predictions: list[list[Any]] = []
         self._records: list[IndexRecord | None] = []
         self._writes_at_end = False
+        self._turns: list[Turns] = []
+        """By loader: which of its batches are this rank's."""
+        self._become_rows: list[bool] = []
+        """By loader: its predictions are returned as tables, of which the driver makes a Dataset."""
 
     @property
     def predictions(self) -> list[Any]:
@@ -42,7 +50,7 @@ class PredictLoop:
     def num_dataloaders(self) -> int:
         return len(self._predictions)
 
-    def start(self, predicted: EvalData, callbacks: list[Any], return_predictions: bool) -> None:
+    def start(self, predicted: EvalData, callbacks: list[Any], return_predictions: bool, strategy: Strategy) -> None:
         """Begin a call; loaders are watched only where a callback writes predictions."""
         writers = [callback for callback in callbacks if isinstance(callback, BasePredictionWriter)]
         self._writes_at_end = any(writer.interval.on_epoch for writer in writers)
@@ -50,6 +58,9 @@ class PredictLoop:
         self.keeps_predictions = return_predictions or self._writes_at_end
         self._predictions = [[] for _ in predicted.combined.flattened]
         self.epoch_batch_indices = [[] for _ in predicted.combined.flattened]
+        loaders = predicted.combined.flattened
+        self._turns = [turns_of(loader, strategy.world_size, strategy.global_rank) for loader in loaders]
+        self._become_rows = [return_predictions and isinstance(loader, OwnShare) for loader in loaders]
         self.watches = bool(writers)
         self._records = predicted.record_indices() if writers else []
 
@@ -62,15 +73,20 @@ class PredictLoop:
 
     def keep(self, dataloader_idx: int, output: Any) -> None:
         """Keep what ``predict_step`` returned."""
+        if self._become_rows[dataloader_idx] and not self._predictions[dataloader_idx]:
+            as_table(output)  # a mistake shows at the first batch
         self._predictions[dataloader_idx].append(tree.to_cpu(output))
 
     def end(self) -> list[tuple[int, int, Any]]:
-        """All hooks that may read it are over: ``(dataloader_idx, batch_idx, output)`` of what is to be returned."""
+        """All hooks that may read it are over: ``(dataloader_idx, index, output)`` of what is to be returned.
+
+        The index is that of the batch among those of all ranks.
+        """
         self.epoch_batch_indices = []
         if not self.return_predictions:
             self._predictions = []
         return [
-            (dataloader_idx, batch_idx, output)
+            (dataloader_idx, index, as_table(output) if self._become_rows[dataloader_idx] else output)
             for dataloader_idx, outputs in enumerate(self._predictions)
-            for batch_idx, output in enumerate(outputs)
+            for index, output in zip(self._turns[dataloader_idx].indices(), outputs, strict=False)
         ]

@@ -46,6 +46,7 @@ from raylight.worker.loader_advice import advise
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
 from raylight.worker.predict_loop import PredictLoop
+from raylight.worker.prediction_parts import PartWriter, open_parts
 from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainerView, TrainState, scalars
@@ -62,6 +63,8 @@ warning_cache = WarningCache()
 Emit = Callable[[Event], Any]
 """Takes an event to the driver; for a Report it waits for the answer and returns it."""
 TryOut = Callable[..., TrainState]
+Adapt = Callable[[str, Any], Any]
+"""``(prefix, loader) -> loader``, where the prefix is "train", "val", "test" or "predict"."""
 
 FIRST_STAGE = {
     TrainerFn.FITTING: RunningStage.TRAINING,
@@ -146,6 +149,10 @@ class Run:
         self.train_data: data.TrainData | None = None
         self.eval_data: dict[str, data.EvalData] = {}
         self.predict_loop: PredictLoop = PredictLoop()
+        self.part_writer: PartWriter | None = None
+        """Of ``predict(write_to=...)``."""
+        self.adapt: Adapt = lambda prefix, loader: loader
+        """The engine's, for loaders that only it can read."""
         self.transfers: list[Callable[..., Any]] = []
         self.last_train_load = 0
         """Epoch in which the training loaders were last asked for."""
@@ -462,6 +469,7 @@ class Run:
     def load_eval_data(self, stage: RunningStage) -> data.EvalData:
         """Ask for an evaluation's loaders and take this rank's share of them."""
         prefix = stage.dataloader_prefix
+        self.part_writer = None
         loaders = self._share(prefix, self._request(prefix), sharing.share_for_evaluation)
         evaluated = data.EvalData(loaders, self.config.limit(prefix), f"limit_{prefix}_batches")
         evaluated.is_empty = self.strategy.reduce_boolean_decision(evaluated.is_empty, all=True)
@@ -484,6 +492,7 @@ class Run:
             loaders = data.map_loaders(functools.partial(sharing.without_shuffling, prefix), loaders)
 
         def prepare(loader: Any) -> Any:
+            loader = self.adapt(prefix, loader)
             self._check_iterable(prefix, loader)
             advise(loader, prefix, self.trainer.num_devices, bool(self.config.reload_dataloaders_every_n_epochs))
             world_size, rank = self.strategy.world_size, self.strategy.global_rank
@@ -494,6 +503,15 @@ class Run:
                     loader = sharing.shard_iterable(loader, world_size, rank)
                 loader = share(loader, world_size, rank)
             return data.prepare_workers(loader)
+
+        def prepare_parts(loader: Any) -> Any:
+            loader = self.adapt(prefix, loader)
+            self._check_iterable(prefix, loader)
+            self.part_writer = open_parts(self, loader)
+            return sharing.share_in_parts(data.prepare_workers(loader), self.part_writer.turns)
+
+        if prefix == "predict" and self.job.write_to is not None:
+            return data.map_loaders(prepare_parts, loaders)
 
         return data.map_loaders(prepare, loaders)
 

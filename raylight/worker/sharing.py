@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
 )
 
 from raylight.utilities.exceptions import MisconfigurationException
@@ -68,6 +71,85 @@ class EveryNth(Sampler[Any]):
         return max(0, math.ceil((len(self.items) - self.rank) / self.world_size))  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Turns:
+    """How the batches of a loader are dealt to the ranks: ``chunk`` of them in a row to each in turn."""
+
+    world_size: int = 1
+    rank: int = 0
+    chunk: int = 1
+    skipped: frozenset[int] = frozenset()
+    """Numbers of chunks that nobody takes."""
+
+    def take(self, index: int) -> bool:
+        """Whether batch ``index`` of the loader is this rank's."""
+        number = index // self.chunk
+        return number % self.world_size == self.rank and number not in self.skipped
+
+    def indices(self) -> Iterator[int]:
+        """Of this rank's batches, one after the other, as if the loader had no end."""
+        for number in itertools.count(self.rank, self.world_size):
+            if number not in self.skipped:
+                yield from range(number * self.chunk, (number + 1) * self.chunk)
+
+    def count(self, total: int) -> int:
+        """Of a loader's ``total`` batches those that are this rank's."""
+        rounds, rest = divmod(total, self.chunk * self.world_size)
+        everything = rounds * self.chunk + min(max(rest - self.rank * self.chunk, 0), self.chunk)
+        mine = [number for number in self.skipped if number % self.world_size == self.rank]
+        return everything - sum(min(max(total - number * self.chunk, 0), self.chunk) for number in mine)
+
+
+class InTurns(Sampler[Any]):
+    """Those items of a sampler or loader that are this rank's."""
+
+    def __init__(self, items: Iterable[Any], turns: Turns) -> None:
+        self.items = items
+        self.turns = turns
+
+    def __iter__(self) -> Iterator[Any]:
+        return (item for index, item in enumerate(self.items) if self.turns.take(index))
+
+    def __len__(self) -> int:
+        return self.turns.count(len(self.items))  # type: ignore[arg-type]
+
+
+class OwnShare(Iterable[Any]):
+    """A loader that gives this rank's batches only: whoever made it has divided them.
+
+    Args:
+        turns: Which of the batches these are.
+        total: Batches of all ranks; inf: unknown.
+        description: What it reads, in plain values by name, to tell it from other data.
+    """
+
+    def __init__(self, turns: Turns, total: float, description: dict[str, Any]) -> None:
+        self.turns = turns
+        self.total = total
+        self.description = description
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if math.isinf(self.total):
+            raise TypeError(f"This {type(self).__name__} has no length: it shows when all of it is read.")
+        return self.turns.count(int(self.total))
+
+
+class RestOfShare(OwnShare):
+    """What ``turns``, which deal the same chunks, do not skip of a rank's share."""
+
+    def __init__(self, share: OwnShare, turns: Turns) -> None:
+        super().__init__(turns, share.total, share.description)
+        self.share = share
+
+    def __iter__(self) -> Iterator[Any]:
+        numbered = zip(self.share.turns.indices(), self.share, strict=False)
+        return (batch for index, batch in numbered if self.turns.take(index))
+
+
 class EvenShare(EveryNth):
     """As EveryNth, with the first items again at the end, so that every rank has as many."""
 
@@ -99,6 +181,8 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
 
     A random sampler gives the order of torch's DistributedSampler with the global seed.
     """
+    if isinstance(loader, OwnShare):
+        return loader
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return _undivided(loader, world_size)
     if is_distributed(loader):
@@ -284,6 +368,8 @@ def _undivided(loader: Any, world_size: int) -> Any:
 
 def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
     """The loader of one rank in an evaluation: whole batches in turn, each on exactly one rank, nothing repeated."""
+    if isinstance(loader, OwnShare):
+        return loader
     if not isinstance(loader, DataLoader):
         return EveryNth(loader, world_size, rank)
     if isinstance(loader.dataset, IterableDataset):
@@ -296,6 +382,43 @@ def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
     if not isinstance(loader.sampler, SequentialSampler):
         batches = SeededSampler(batches)
     return changed(loader, batch_sampler=EveryNth(batches, world_size, rank))
+
+
+def share_in_parts(loader: Any, turns: Turns) -> Any:
+    """The loader of one rank where predictions are written in parts of ``turns.chunk`` batches: those it has to make.
+
+    Raises:
+        MisconfigurationException: The batches have no order that is the same in every call and on every rank.
+    """
+    if isinstance(loader, OwnShare):
+        return RestOfShare(loader, turns)
+    if not isinstance(loader, DataLoader):
+        return InTurns(loader, turns)
+    if isinstance(loader.dataset, IterableDataset):
+        if turns.world_size > 1:
+            raise MisconfigurationException(
+                f"predict(write_to=...) on {turns.world_size} workers needs batches that can be divided among them, "
+                f"which those of {type(loader.dataset).__name__}, an IterableDataset, cannot. Use a map-style dataset, "
+                "a Ray Dataset, or one worker."
+            )
+        return InTurns(loader, turns)
+    inner = getattr(loader.batch_sampler, "sampler", None)
+    for sampler in (loader.sampler, inner):
+        if isinstance(sampler, DistributedSampler | RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+            raise MisconfigurationException(
+                "predict(write_to=...) writes predictions in the dataset's order, and this DataLoader has a "
+                f"{type(sampler).__name__}. Use shuffle=False and no sampler."
+            )
+    name = "sampler" if loader.batch_sampler is None else "batch_sampler"
+    return changed(loader, **{name: InTurns(getattr(loader, name), turns)})
+
+
+def turns_of(loader: Any, world_size: int, rank: int) -> Turns:
+    """How the batches of a rank's loader, one for an evaluation, were dealt."""
+    for holder in (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)):
+        if isinstance(holder, OwnShare | InTurns):
+            return holder.turns
+    return Turns(world_size, rank)
 
 
 def _in_step(sampler: Any) -> Any:
@@ -354,6 +477,8 @@ def without_shuffling(prefix: str, loader: Any) -> Any:
 
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tell whatever in ``loader`` wants to know the epoch."""
+    if isinstance(loader, OwnShare):
+        loader.set_epoch(epoch)
     told: list[Any] = []
     for name in ("sampler", "batch_sampler"):
         inner = getattr(loader, name, None)

@@ -18,6 +18,7 @@ from raylight.config.messages import DataSource, Job, TrainerFn
 from raylight.strategies import DDPStrategy
 from raylight.worker.control import StopRequest
 from raylight.worker.execute import execute
+from raylight.worker.sharing import OwnShare, Turns
 
 MOST = 3
 QUIET = {
@@ -46,7 +47,15 @@ def serve(pipe: Connection) -> None:
             dist.destroy_process_group()
 
 
-def do(fn: TrainerFn, model: pl.LightningModule, rank: int, world_size: int, data: DataSource, **flags: Any) -> Any:
+def do(
+    fn: TrainerFn,
+    model: pl.LightningModule,
+    rank: int,
+    world_size: int,
+    data: DataSource,
+    write_to: str | None = None,
+    **flags: Any,
+) -> Any:
     """One call on this rank, as a Ray worker does it; returns the Run and its Outcome."""
     config = TrainerConfig.from_flags(**{name: value for name, value in flags.items() if name != "logger"})
     placement = Placement(
@@ -54,6 +63,7 @@ def do(fn: TrainerFn, model: pl.LightningModule, rank: int, world_size: int, dat
     )
     ranks = {"global_rank": rank, "local_rank": rank, "node_rank": 0, "world_size": world_size}
     job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=[], progress={})
+    job.write_to, job.return_predictions = write_to, write_to is None
     return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest())
 
 
@@ -224,3 +234,89 @@ def fit_with_comm_hook(rank: int, world_size: int, backend: str) -> tuple[int, i
     loader = DataLoader(TensorDataset(samples(2)))
     do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **QUIET, strategy=strategy)
     return len(seen), len(wrapped)
+
+
+class Numbers(OwnShare):
+    """The rank's batches of the numbers from 0 on, each batch of one number."""
+
+    def __init__(self, size: int, turns: Turns, sized: bool) -> None:
+        super().__init__(turns, float(size) if sized else float("inf"), {"size": size})
+        self.size = size
+
+    def __iter__(self) -> Any:
+        return ([torch.tensor([[float(i)]])] for i in range(self.size) if self.turns.take(i))
+
+
+class Batches:
+    """An iterable of batches that is no DataLoader."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self.numbers = numbers
+
+    def __iter__(self) -> Any:
+        return ([each] for each in self.numbers.split(2))
+
+
+class Repeating(pl.LightningModule):
+    """Predicts the batch; fails at a number."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(self.layer.weight, 0.5)
+        torch.nn.init.constant_(self.layer.bias, 0.1)
+        self.made: list[float] = []
+        self.fails_at = fails_at
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        numbers = batch[0].flatten()
+        if self.fails_at in numbers:
+            raise RuntimeError("stopped here")
+        self.made += numbers.tolist()
+        return numbers
+
+
+def fit_own_share(rank: int, world_size: int, size: int, chunk: int, sized: bool) -> list[list[float]]:
+    """The numbers that a rank trains on, by epoch, without repetitions."""
+    model = Measuring()
+    got: list[list[float]] = []
+    loader = Numbers(size, Turns(world_size, rank, chunk), sized)
+
+    def note(batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            got.append([])
+        if not run_of(model).train_data.in_shadow:
+            got[-1] += batch[0].flatten().tolist()
+
+    model.on_train_batch_start = note  # type: ignore[method-assign]
+    do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **{**QUIET, "max_epochs": 2})
+    return got
+
+
+def run_of(model: pl.LightningModule) -> Any:
+    return model.trainer.run
+
+
+def predict_own_share(rank: int, world_size: int, size: int, chunk: int) -> list[tuple[int, int, Any]]:
+    loader = Numbers(size, Turns(world_size, rank, chunk), sized=False)
+    _, outcome = do(TrainerFn.PREDICTING, Repeating(), rank, world_size, DataSource(predict=loader), **QUIET)
+    return outcome.predictions
+
+
+def write_predictions(
+    rank: int, world_size: int, path: str, size: int, loader: str = "map", fails_at: int = -1
+) -> tuple[list[float], str]:
+    """The numbers that a rank has predicted, and what it raised."""
+    model = Repeating(fails_at)
+    numbers = torch.arange(float(size))[:, None]
+    loaders: dict[str, Any] = {
+        "map": DataLoader(TensorDataset(numbers), batch_size=2),
+        "iterable": Batches(numbers),
+        "own": Numbers(size, Turns(world_size, rank, 2), sized=False),
+    }
+    error = ""
+    try:
+        do(TrainerFn.PREDICTING, model, rank, world_size, DataSource(predict=loaders[loader]), path, **QUIET)
+    except Exception as raised:
+        error = str(raised)
+    return model.made, error
