@@ -64,8 +64,8 @@ class Following:
         hang_timeout: Seconds without a batch after which a rank is taken for hung; None: never.
         shall_regroup: Asked in each turn: whether the run should go on with other workers.
         shows_pace: The listener wants to know how fast the ranks are.
-        close_data: Called when a rank has failed: others may wait for data together with it. None: there is none.
         wire: To the workers.
+        close_data: Called when a rank has failed: others may wait for data together with it. None: there is none.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Following:
         hang_timeout: float | None,
         shall_regroup: Callable[[], bool],
         shows_pace: bool = False,
-        close_data: Callable[[], None] | None = None,
         wire: Wire | None = None,
+        close_data: Callable[[], None] | None = None,
     ) -> None:
         self._wire = wire or RayWire()
         self._workers = workers

@@ -310,7 +310,7 @@ class WorkerPool:
             job.config.hang_timeout,
             self._shall_regroup,
             job.shows_pace,
-            close_data,
+            close_data=close_data,
         )
         try:
             return following.run(running, stop)

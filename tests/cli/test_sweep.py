@@ -71,7 +71,11 @@ def test_bad_options(arguments: list[str], complaint: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([SCRIPT, "--set", "model.rate=uniform(0,1)"], "the model takes no argument 'rate'; it takes lr, scale"),
+        pytest.param(
+            [SCRIPT, "--set", "model.rate=uniform(0,1)"],
+            "the model takes no argument 'rate'; it takes lr, scale",
+            marks=pytest.mark.slow,
+        ),
         pytest.param([SCRIPT, "--resume", "nowhere"], "is not the folder of a sweep", marks=pytest.mark.slow),
         pytest.param(
             ["nowhere.py", "--set", "lr=uniform(0,1)"], "can't open file 'nowhere.py'", marks=pytest.mark.slow

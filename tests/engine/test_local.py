@@ -90,7 +90,7 @@ def test_training_in_a_thread_leaves_signals_alone(one_worker: Any) -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c(times: int, tmp_path: Path, wait_until: Any) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(pl.__file__).parents[1])}
     options = ["stubborn"] if times == 2 else []

@@ -27,6 +27,7 @@ def values(accumulator: EventAccumulator, tag: str) -> list[float]:
     return [event.value for event in accumulator.Scalars(tag)]
 
 
+@pytest.mark.slow
 def test_generated_digits_are_like_real_ones(example: MakeExample) -> None:
     report = example("gan").run("--epochs", "10")
     pixels = re.findall(r"mean (\S+), std (\S+)\n", report)

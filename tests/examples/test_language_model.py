@@ -61,6 +61,7 @@ def test_options(example: MakeExample) -> None:
     assert decays == [0.1, 0.0]
 
 
+@pytest.mark.slow
 def test_training_ends_when_all_sums_are_right(example: MakeExample, monkeypatch: pytest.MonkeyPatch) -> None:
     script = example("language_model")
     monkeypatch.setattr(script.module.LanguageModel, "forward", knows_sums)
@@ -79,6 +80,7 @@ def knows_sums(model: Any, text: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.one_hot(following, 13) * 20.0 + unused
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # each run has its own version of the logs
 def test_ctrl_c_keeps_what_is_reached(
     example: MakeExample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

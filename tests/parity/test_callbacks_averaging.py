@@ -155,13 +155,29 @@ class Recent:
 
 STEPWISE = [
     pytest.param("WeightAveraging", {}, 1, id="mean"),
-    pytest.param("WeightAveraging", {"use_buffers": False, "device": "cpu"}, 1, id="no buffers"),
-    pytest.param("WeightAveraging", {"multi_avg_fn": get_ema_multi_avg_fn(0.8)}, 1, id="multi_avg_fn"),
+    pytest.param(
+        "WeightAveraging", {"use_buffers": False, "device": "cpu"}, 1, id="no buffers", marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "WeightAveraging", {"multi_avg_fn": get_ema_multi_avg_fn(0.8)}, 1, id="multi_avg_fn", marks=pytest.mark.slow
+    ),
     pytest.param("Own", {}, 2, id="own rule"),
-    pytest.param("EMAWeightAveraging", {"decay": 0.7}, 1, id="every step"),
+    pytest.param("EMAWeightAveraging", {"decay": 0.7}, 1, id="every step", marks=pytest.mark.slow),
     pytest.param("EMAWeightAveraging", {"decay": 0.7, "update_every_n_steps": 3}, 2, id="every third"),
-    pytest.param("EMAWeightAveraging", {"update_every_n_steps": 2, "update_starting_at_step": 5}, 1, id="late"),
-    pytest.param("EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_epoch": 1}, 1, id="epochs"),
+    pytest.param(
+        "EMAWeightAveraging",
+        {"update_every_n_steps": 2, "update_starting_at_step": 5},
+        1,
+        id="late",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "EMAWeightAveraging",
+        {"update_every_n_steps": 0, "update_starting_at_epoch": 1},
+        1,
+        id="epochs",
+        marks=pytest.mark.slow,
+    ),
     pytest.param("EMAWeightAveraging", {"decay": 0.7, "update_starting_at_epoch": 2}, 1, id="steps and epochs"),
 ]
 

@@ -62,10 +62,10 @@ def backbone(**arguments: Any) -> Any:
 
 CALLBACKS = [
     pytest.param(backbone(), id="default"),
-    pytest.param(backbone(lambda_func=lambda epoch: 3.0, should_align=False), id="not aligned"),
+    pytest.param(backbone(lambda_func=lambda epoch: 3.0, should_align=False), id="not aligned", marks=pytest.mark.slow),
     pytest.param(backbone(backbone_initial_lr=0.05, lambda_func=lambda epoch: 1 + epoch / 10), id="initial rate"),
     pytest.param(backbone(unfreeze_backbone_at_epoch=2, backbone_initial_ratio_lr=0.5, train_bn=False), id="ratio"),
-    pytest.param(backbone(unfreeze_backbone_at_epoch=0), id="at once"),
+    pytest.param(backbone(unfreeze_backbone_at_epoch=0), id="at once", marks=pytest.mark.slow),
     pytest.param(layer_by_layer, id="layer by layer"),
 ]
 
@@ -94,8 +94,8 @@ def test_weights_and_rates(same_in_both: Any, callback: Any) -> None:
     ("callback", "epoch"),
     [
         pytest.param(backbone(), 0, id="before thawing"),
-        pytest.param(backbone(), 1, id="after thawing"),
-        pytest.param(layer_by_layer, 1, id="half thawed"),
+        pytest.param(backbone(), 1, id="after thawing", marks=pytest.mark.slow),
+        pytest.param(layer_by_layer, 1, id="half thawed", marks=pytest.mark.slow),
     ],
 )
 def test_resumed(callback: Any, epoch: int, writer: int, both_sides: Any, call: Any) -> None:

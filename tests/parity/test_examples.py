@@ -14,7 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 LIBRARIES = ("pytorch_lightning", "raylight")
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("gan", ["--epochs=2"]), ("language_model", ["--epochs=1", "--ema"])])
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("gan", ["--epochs=2"]), pytest.param("language_model", ["--epochs=1", "--ema"], marks=pytest.mark.slow)],
+)
 def test_same_numbers(example: Callable[..., Any], name: str, arguments: list[str]) -> None:
     reports = []
     for library in LIBRARIES:

@@ -137,6 +137,7 @@ def test_only_sizes_that_were_run_are_returned() -> None:
     assert max(model.tried) == 8
 
 
+@pytest.mark.slow
 def test_the_effective_batch_is_kept() -> None:
     model, used = Model(batch_size=4, memory=20), trainer(accumulate_grad_batches=12)
     found = Tuner(used).scale_batch_size(model, mode="binsearch", margin=0.0, keep_effective_batch=True)
@@ -249,6 +250,7 @@ def test_range_test_leaves_everything(untouched: Any) -> None:
     assert model.hparams["lr"] == 0.1
 
 
+@pytest.mark.slow
 def test_suggestion_is_set() -> None:
     model, used = Model(batch_size=8), trainer()
     found = Tuner(used).lr_find(model)
