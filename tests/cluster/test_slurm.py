@@ -218,7 +218,12 @@ def test_a_job_near_its_time_limit_is_queued_again_under_the_same_run(files, slu
     job = slurm.submit(str(files / "slurm" / "train.sbatch"), "python", "wait.py")
     wait_until((work / "starts").exists, 120)
     slurm.call("scancel", "--signal=USR1", "--batch", job)  # as Slurm does before the time limit
-    slurm.wait_for(job, "PENDING", "COMPLETING")
+
+    def is_queued() -> bool:
+        text = slurm.call("scontrol", "show", "job", job)
+        return "Restarts=1" in text and "JobState=PENDING" in text
+
+    wait_until(is_queued, 120)
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # a requeued job waits for two minutes by itself
     slurm.wait_for(job, "COMPLETED", "FAILED")
     assert slurm.state(job) == "COMPLETED", slurm.log(job)

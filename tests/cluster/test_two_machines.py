@@ -18,6 +18,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 Wait = Callable[..., Any]
+IN_FOLDER = ["sh", "-c", 'cd "$FOLDER" && exec "$@"', "sh"]  # nsenter begins in /
 HEAD, WORKER = "10.99.77.1", "10.99.77.2"
 TRAINING = """
 import ray
@@ -46,9 +47,8 @@ class Machine:
 
     def run(self, *command: str | Path, seconds: float = 90, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["nsenter", f"--target={self._first}", "--net", "--pid", "--mount", *map(str, command)],
-            env={**self.environment, **variables},
-            cwd=self._work,
+            ["nsenter", f"--target={self._first}", "--net", "--pid", "--mount", *IN_FOLDER, *map(str, command)],
+            env={**self.environment, "FOLDER": str(self._work), **variables},
             capture_output=True,
             text=True,
             timeout=seconds,
