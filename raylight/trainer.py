@@ -102,7 +102,7 @@ class Trainer(TrainerView):
     def __init__(self, *positional: Any, **flags: Any) -> None:
         if positional:
             raise TypeError(f"Trainer takes keyword arguments only, got {positional!r}: write Trainer(name=value).")
-        flags = legacy.modernize({**vars(self.match_env_arguments()), **flags})
+        flags = _over(legacy.modernize(vars(self.match_env_arguments())), legacy.modernize(flags))
         logger, callbacks = flags.pop("logger", None), flags.pop("callbacks", None)
         self.config = in_run_folder(with_devices_of_strategy(with_registered(TrainerConfig.from_flags(**flags))))
         self.state = TrainState()
@@ -762,6 +762,13 @@ class Trainer(TrainerView):
 
 _resumable_fits = itertools.count()
 """Numbers of this process's ``fit(ckpt_path="auto")``."""
+
+
+def _over(environment: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """Flags of the environment, and those of the call in the place of what they replace."""
+    if flags.get("num_workers") is not None:  # another way to say how many
+        environment = {name: value for name, value in environment.items() if name != "devices"}
+    return {**environment, **flags}
 
 
 def _go_on(report: Report) -> bool:

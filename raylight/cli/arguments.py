@@ -137,11 +137,11 @@ class LightningArgumentParser(ArgumentParser):
             lightning_class, nested_key, fail_untyped=False, instantiate=not is_trainer, sub_configs=True
         )
         if is_trainer:
-            self._describe_flags(nested_key)
+            self._describe_flags(nested_key, lightning_class)
         return list(added)
 
-    def _describe_flags(self, nested_key: str | None) -> None:
-        """The help of each Trainer flag, and its default where that is found out at a call."""
+    def _describe_flags(self, nested_key: str | None, trainer_class: Any) -> None:
+        """The help of each Trainer flag, and its default where that is found out at a call or in the environment."""
         prefix = f"{nested_key}." if nested_key else ""
         flags = {action.dest.removeprefix(prefix): action for action in self._actions}
         described = _flag_descriptions()
@@ -152,6 +152,9 @@ class LightningArgumentParser(ArgumentParser):
             action.help = action.help or described.get(field.name)
             if field.default_factory is not dataclasses.MISSING:
                 self.set_defaults({action.dest: field.default_factory()})
+        for name, value in vars(trainer_class.match_env_arguments()).items():  # PL_TRAINER_<FLAG>
+            if name in flags:
+                self.set_defaults({flags[name].dest: value})
 
     def add_optimizer_args(
         self,

@@ -194,6 +194,13 @@ def test_launcher_defaults_to_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert LightningCLI(SGDModel, args=[], run=False).trainer.config.launcher == "local"
 
 
+def test_flags_default_to_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "7")
+    monkeypatch.setenv("PL_TRAINER_MAX_EPOCHS", "8")
+    trainer = LightningCLI(SGDModel, args=["--trainer.max_epochs=3"], run=False).trainer
+    assert (trainer.config.max_steps, trainer.config.max_epochs) == (7, 3)
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [

@@ -200,6 +200,17 @@ def test_old_name_in_the_environment(environment: pytest.MonkeyPatch) -> None:
         assert pl.Trainer().config.use_distributed_sampler is False
 
 
+@pytest.mark.filterwarnings("ignore:.*gpus=2.*was removed:DeprecationWarning")
+def test_the_call_says_how_many(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RAYLIGHT_LAUNCHER", "ray")
+    environment.setenv("PL_TRAINER_DEVICES", "4")
+    placed = {}
+    for flags in ({}, {"gpus": 2}, {"num_workers": 3}, {"devices": 5}):
+        config = pl.Trainer(**flags).config
+        placed[next(iter(flags), "none")] = (config.devices, config.num_workers)
+    assert placed == {"none": (4, None), "gpus": (2, None), "num_workers": ("auto", 3), "devices": (5, None)}
+
+
 def test_environment_of_a_subclass(environment: pytest.MonkeyPatch) -> None:
     class Own(pl.Trainer):
         pass
