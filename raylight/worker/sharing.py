@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -144,6 +144,13 @@ class RestOfShare(OwnShare):
     def __init__(self, share: OwnShare, turns: Turns) -> None:
         super().__init__(turns, share.total, share.description)
         self.share = share
+
+    def __len__(self) -> int:
+        mine = super().__len__()
+        ranks = (replace(self.turns, rank=rank) for rank in range(self.turns.world_size))
+        if not mine and any(turns.count(int(self.total)) for turns in ranks):
+            raise TypeError("The ranks read the data together: one that has nothing left to do must take part.")
+        return mine
 
     def __iter__(self) -> Iterator[Any]:
         numbered = zip(self.share.turns.indices(), self.share, strict=False)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.worker.evaluation import in_dataset_order
-from raylight.worker.sharing import InTurns, Turns, share_in_parts
+from raylight.worker.sharing import InTurns, RestOfShare, Turns, share_in_parts
 
 OnRanks = Callable[..., list[Any]]
 
@@ -95,6 +95,18 @@ def test_an_interrupted_call_goes_on(on_ranks: OnRanks, tmp_path: Path, then: in
     assert sorted(value for made, _ in by_rank for value in made) == list(range(len(kept), 100))
     assert rows(path) == list(range(100))
     assert json.loads((path / "_SUCCESS").read_text())["batches"] == 50
+
+
+def test_a_rank_that_has_nothing_left_reads_along() -> None:
+    def rest(rank: int, done: set[int]) -> RestOfShare:
+        share = ranks.Numbers(8, Turns(2, rank, 2), sized=True)
+        return RestOfShare(share, Turns(2, rank, 2, frozenset(done)))
+
+    assert len(rest(1, {0, 2, 3})) == 2
+    with pytest.raises(TypeError, match="must take part"):
+        len(rest(0, {0, 2, 3}))
+    assert list(iter(rest(0, {0, 2, 3}))) == []
+    assert [len(rest(rank, {0, 1, 2, 3})) for rank in range(2)] == [0, 0]
 
 
 def test_other_data_is_refused_on_all_ranks(on_ranks: OnRanks, tmp_path: Path) -> None:
