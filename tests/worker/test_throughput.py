@@ -49,6 +49,22 @@ def test_batches_are_counted_and_waited_for() -> None:
     assert began < counted.at < began + seconds
 
 
+def test_an_evaluation_within_an_epoch_counts_too() -> None:
+    counted = Throughput()
+    for _ in counted.watch(iter([torch.zeros(2)] * 3)):
+        for _ in counted.watch(iter([torch.zeros(5)] * 2)):
+            pass
+    assert (counted.batches, counted.samples) == (3 + 3 * 2, 3 * 2 + 3 * 2 * 5)
+
+
+def test_an_epoch_that_ends_early_counts_what_was_taken() -> None:
+    counted = Throughput()
+    for number, _ in enumerate(counted.watch(iter([torch.zeros(2)] * 9))):
+        if number == 4:
+            break
+    assert (counted.batches, counted.samples) == (5, 10)
+
+
 def test_nothing_is_taken_ahead() -> None:
     taken = []
     items = Throughput().watch(taken.append(item) or item for item in [torch.zeros(1)] * 3)
