@@ -26,6 +26,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """``make(name, source)``: a module of that source, imported from a folder on sys.path."""
     before = set(sys.modules)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(user_modules, "_first_digests", {})  # of other tests' modules, whose files may change meanwhile
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide a change within the same second
 
     def write(name: str, source: str) -> ModuleType:
