@@ -17,7 +17,6 @@
 #   RAYLIGHT_CLUSTER_DIR     where "start" makes a folder for Ray's files; a short path, as sockets lie in it (/tmp)
 #   RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH   the token; else ~/.ray/auth_token, which the head makes where there is none
 set -euo pipefail
-umask 077 # the token and Ray's files are for this user
 
 port=${RAYLIGHT_PORT:-6379}
 dashboard_port=${RAYLIGHT_DASHBOARD_PORT:-8265}
@@ -57,7 +56,7 @@ need_free() { # need_free PORT VARIABLE
 }
 
 make_token() {
-    ray get-auth-token --generate >/dev/null || fail "no token could be made, see above."
+    (umask 077 && ray get-auth-token --generate >/dev/null) || fail "no token could be made, see above."
 }
 
 need_token() {
