@@ -71,12 +71,12 @@ def _explained() -> Iterator[None]:
     where = os.environ.get("RAY_ADDRESS") or "that runs on this machine"
     try:
         yield
-    except (AuthenticationError, ConnectionError) as error:
-        # A token that is wrong is a lost connection to Ray: its answer is in the text of what was raised first.
-        if isinstance(error, AuthenticationError) or "nauthenticated" in str(error.__cause__):
-            raise ClusterError(f"The cluster {where} wants a token, or another one.\n{LOGIN}") from error
+    except AuthenticationError as error:  # there is no token here
+        raise ClusterError(f"The cluster {where} wants a token.\n{LOGIN}") from error
+    except ConnectionError as error:  # Ray's exception does not tell which
         raise ClusterError(
-            f"The cluster {where} cannot be joined: {error}. Does it run, and is that its GCS?"
+            f"The cluster {where} cannot be joined: it does not run, that is not its GCS, or, where Ray says above "
+            f"that it is unauthenticated, it wants another token.\n{LOGIN}"
         ) from error
 
 

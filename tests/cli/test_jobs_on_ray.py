@@ -196,10 +196,12 @@ def test_a_trainer_is_not_let_in(cluster: tuple[str, Path], environment: dict[st
     gcs = (cluster[1] / "ray/ray_current_cluster").read_text().strip()
     script = "import raylight as pl; from raylight.demos.boring_classes import BoringModel;"
     script += "pl.Trainer(num_workers=1, logger=False).fit(BoringModel())"
-    told = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100,
-        env={**environment, "RAY_ADDRESS": gcs, "RAY_AUTH_TOKEN": "wrong-token"},
-    )  # fmt: skip
-    assert told.returncode == 1
-    assert f"ClusterError: The cluster {gcs} wants a token" in told.stderr
-    assert "export RAY_AUTH_TOKEN=" in told.stderr
+    for token, reason in (("", "wants a token"), ("wrong-token", "wants another token")):
+        told = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100,
+            env={**environment, "RAY_ADDRESS": gcs, "RAY_AUTH_TOKEN": token},
+        )  # fmt: skip
+        assert told.returncode == 1
+        assert f"ClusterError: The cluster {gcs} " in told.stderr
+        assert reason in told.stderr
+        assert "export RAY_AUTH_TOKEN=" in told.stderr
