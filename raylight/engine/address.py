@@ -12,15 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raylight.engine.cluster import LOGIN
 from raylight.utilities.findings import Finding, ok, problem, warning
 
 CONNECT_SECONDS = 5.0
 AUTH_MODES = ("disabled", "token", "k8s")
-TOKEN_LINES = (
-    "On the head node `ray get-auth-token` prints the token. Type here:\n"
-    "export RAY_AUTH_MODE=token\n"
-    "export RAY_AUTH_TOKEN=the-token"
-)
 
 
 @dataclass(frozen=True)
@@ -134,13 +130,13 @@ def examine_authentication(address: Address) -> tuple[Finding, Mapping[str, str]
     if mode is not None and mode.lower() != "token":
         return ok(subject, f"RAY_AUTH_MODE is {mode}."), {}
     if fault:
-        return problem(subject, fault, TOKEN_LINES), {}
+        return problem(subject, fault, LOGIN), {}
     if not token:
         return problem(
             subject,
             "RAY_AUTH_MODE is token, but there is no token: not in RAY_AUTH_TOKEN, nor in the file of "
             "RAY_AUTH_TOKEN_PATH, nor in ~/.ray/auth_token.",
-            TOKEN_LINES,
+            LOGIN,
         ), {}
     return ok(subject, f"by token, from {source}."), {} if mode else enables
 

@@ -25,7 +25,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raylight.checkpoint import storage
 from raylight.engine import cluster, conditions, probe
-from raylight.engine.address import TOKEN_LINES
 from raylight.engine.conditions import HERE
 from raylight.utilities.findings import PROBLEM, Finding, ok, problem, warning
 
@@ -79,7 +78,7 @@ def _refusal(address: str) -> Finding | None:
     except AuthenticationError:
         mode = os.environ.get("RAY_AUTH_MODE", "not set")
         sent = "the token that was sent is not its own" if mode == "token" else f"RAY_AUTH_MODE is {mode} here"
-        return problem("authentication", f"The cluster at {address} asks for its token, and {sent}.", TOKEN_LINES)
+        return problem("authentication", f"The cluster at {address} asks for its token, and {sent}.", cluster.LOGIN)
     except RpcError as error:
         return problem(
             "Ray address",
@@ -119,6 +118,8 @@ def examine(folder: str, seconds: float, doing: Doing = lambda what: None) -> It
     probes: list[Any] = []
     try:
         doing("starting a process on each node")
+        draining = cluster.draining_nodes()
+        nodes = [node for node in nodes if node.id not in draining]  # those take no new process
         for node in nodes:
             node.probe = _start_probe(node, probes)
         # A single node is measured against itself: the second process starts beside the first.
@@ -205,7 +206,8 @@ def ask(
         Answers by the node's name, and of the others why there is none.
     """
     asked = {question(node): node.name for node in nodes}
-    ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+    if asked:
+        ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
     answers, silent = {}, {}
     for reference, name in asked.items():
         try:

@@ -124,6 +124,7 @@ class Probe:
         import torch.distributed as dist
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+        self._choose_device()
         limit = datetime.timedelta(seconds=seconds)
         store = self._store or TCPStore(*meeting, world_size, timeout=limit)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=limit)
@@ -138,6 +139,15 @@ class Probe:
             dist.destroy_process_group()
         sent = 4 * many.numel() * 2 * (world_size - 1) / world_size
         return round_trip, sent / fastest
+
+    def _choose_device(self) -> None:
+        """As a worker does."""
+        import ray
+
+        with contextlib.suppress(ImportError):  # without raylight there can be no worker
+            from raylight.engine import network
+
+            network.choose_device(ray.util.get_node_ip_address())
 
     def _reduce(self, tensor: Any) -> float:
         import torch

@@ -3,8 +3,8 @@
 Usage: examined_nodes.py KIND
 
 KIND: "well": nothing is; "hanging": a node does not go on; "leaving": a node is lost while it is asked; "full": all is
-held, a node is drained and gives away GPUs that it does not have; "apart": a node has another file system in place of
-the working directory. The findings are printed as JSON, with the exit status and what stays on the cluster.
+held, a node is drained, the head gives away a GPU that it does not have; "apart": a node has another file system in
+place of the working directory. The findings are printed as JSON, with the exit status and what stays on the cluster.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def processes() -> int:
 
 
 def main(kind: str) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": int(kind == "full")})
     start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--address", cluster.address, "--block"]
     apart = None
     if kind == "apart":
@@ -54,7 +54,7 @@ def main(kind: str) -> None:
         apart = subprocess.Popen(["unshare", "--mount", "sh", "-c", shell], stdout=subprocess.DEVNULL)
         second = None
     else:
-        second = cluster.add_node(num_cpus=1, num_gpus=1 if kind == "full" else 0)
+        second = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
     while len([node for node in ray.nodes() if node["Alive"]]) < 2:
         threading.Event().wait(0.1)
