@@ -147,6 +147,7 @@ class WorkerActor:
         with without_garbage_collection():
             importlib.import_module("torch._dynamo")
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+        gc.freeze()  # modules stay: looking through them after each job takes a second and more
         return self.boot()
 
     def boot(self) -> WorkerInfo:
