@@ -192,8 +192,12 @@ def test_who_is_not_let_in(command: Command, address: str) -> None:
     assert "There is no run or job 'nix'" in command("logs", "nix").stderr
 
 
-def test_a_trainer_is_not_let_in(cluster: tuple[str, Path], environment: dict[str, str], tmp_path: Path) -> None:
-    gcs = (cluster[1] / "ray/ray_current_cluster").read_text().strip()
+def test_a_trainer_is_not_let_in(
+    cluster: tuple[str, Path], environment: dict[str, str], tmp_path: Path, wait_until: Any
+) -> None:
+    address_file = cluster[1] / "ray/ray_current_cluster"
+    wait_until(address_file.exists, 30)  # the dashboard answers before
+    gcs = address_file.read_text().strip()
     script = "import raylight as pl; from raylight.demos.boring_classes import BoringModel;"
     script += "pl.Trainer(num_workers=1, logger=False).fit(BoringModel())"
     for token, reason in (("", "wants a token"), ("wrong-token", "wants another token")):
