@@ -48,29 +48,6 @@ class SeededSampler(Sampler[Any]):
         return len(self.sampler)  # type: ignore[arg-type]
 
 
-class EveryNth(Sampler[Any]):
-    """Items ``rank``, ``rank + world_size``, ... of a sampler or loader: each item on exactly one rank."""
-
-    def __init__(self, items: Iterable[Any], world_size: int, rank: int) -> None:
-        self.items = items
-        self.world_size = world_size
-        self.rank = rank
-
-    def set_epoch(self, epoch: int) -> None:
-        if hasattr(self.items, "set_epoch"):
-            self.items.set_epoch(epoch)
-        else:
-            set_epoch(self.items, epoch)
-
-    def __iter__(self) -> Iterator[Any]:
-        for position, item in enumerate(self.items):
-            if position % self.world_size == self.rank:
-                yield item
-
-    def __len__(self) -> int:
-        return max(0, math.ceil((len(self.items) - self.rank) / self.world_size))  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True)
 class Turns:
     """How the batches of a loader are dealt to the ranks: ``chunk`` of them in a row to each in turn."""
@@ -101,11 +78,17 @@ class Turns:
 
 
 class InTurns(Sampler[Any]):
-    """Those items of a sampler or loader that are this rank's."""
+    """Those items of a sampler or loader that are this rank's: each is on exactly one rank."""
 
     def __init__(self, items: Iterable[Any], turns: Turns) -> None:
         self.items = items
         self.turns = turns
+
+    def set_epoch(self, epoch: int) -> None:
+        if hasattr(self.items, "set_epoch"):
+            self.items.set_epoch(epoch)
+        else:
+            set_epoch(self.items, epoch)
 
     def __iter__(self) -> Iterator[Any]:
         return (item for index, item in enumerate(self.items) if self.turns.take(index))
@@ -157,14 +140,18 @@ class RestOfShare(OwnShare):
         return (batch for index, batch in numbered if self.turns.take(index))
 
 
-class EvenShare(EveryNth):
-    """As EveryNth, with the first items again at the end, so that every rank has as many."""
+class EvenShare(InTurns):
+    """As InTurns of one item each, with the first items again at the end, so that every rank has as many."""
+
+    def __init__(self, items: Iterable[Any], world_size: int, rank: int) -> None:
+        super().__init__(items, Turns(world_size, rank))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(_padded(list(self.items), self.world_size)[self.rank :: self.world_size])
+        world_size, rank = self.turns.world_size, self.turns.rank
+        return iter(_padded(list(self.items), world_size)[rank::world_size])
 
     def __len__(self) -> int:
-        return math.ceil(len(self.items) / self.world_size)  # type: ignore[arg-type]
+        return math.ceil(len(self.items) / self.turns.world_size)  # type: ignore[arg-type]
 
 
 class SkipFirst(Sampler[Any]):
@@ -377,18 +364,19 @@ def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
     """The loader of one rank in an evaluation: whole batches in turn, each on exactly one rank, nothing repeated."""
     if isinstance(loader, OwnShare):
         return loader
+    turns = Turns(world_size, rank)
     if not isinstance(loader, DataLoader):
-        return EveryNth(loader, world_size, rank)
+        return InTurns(loader, turns)
     if isinstance(loader.dataset, IterableDataset):
         return _undivided(loader, world_size)
     if is_distributed(loader):
         return loader
     if loader.batch_sampler is None:
-        return changed(loader, sampler=EveryNth(_in_step(loader.sampler), world_size, rank))
+        return changed(loader, sampler=InTurns(_in_step(loader.sampler), turns))
     batches = loader.batch_sampler
     if not isinstance(loader.sampler, SequentialSampler):
         batches = SeededSampler(batches)
-    return changed(loader, batch_sampler=EveryNth(batches, world_size, rank))
+    return changed(loader, batch_sampler=InTurns(batches, turns))
 
 
 def share_in_parts(loader: Any, turns: Turns) -> Any:
