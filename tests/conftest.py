@@ -34,6 +34,8 @@ CLUSTER_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+OF_RAY_DATA = ("_StatsActor", "_AutoscalingCoordinatorActor")
+"""Its actors of which a cluster has one each, from the first Dataset on."""
 IMPORT = "\nimport raylight as pl\n"
 """The line of an example that names the library."""
 Wait = Callable[..., Any]
@@ -199,7 +201,9 @@ def placement_groups() -> list[str]:
 
 
 def actors() -> list[Any]:
-    """The cluster's actors that live or will."""
+    """The cluster's actors that live or will, but for those that Ray Data keeps for the cluster's time."""
     from ray._private.state import actors as table
 
-    return [entry for entry in table().values() if entry["State"] != "DEAD"]
+    return [
+        entry for entry in table().values() if entry["State"] != "DEAD" and entry["ActorClassName"] not in OF_RAY_DATA
+    ]
