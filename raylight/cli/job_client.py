@@ -10,7 +10,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from raylight.engine.cluster import LOGIN
+from raylight.engine.address import LOGIN
 from raylight.utilities.exceptions import ClusterError
 from raylight.utilities.rank_zero import log
 

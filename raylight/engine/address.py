@@ -12,11 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from raylight.engine.cluster import LOGIN
 from raylight.utilities.findings import Finding, ok, problem, warning
 
 CONNECT_SECONDS = 5.0
 AUTH_MODES = ("disabled", "token", "k8s")
+LOGIN = """\
+The cluster's token is what `ray get-auth-token` prints on its head. Here, type:
+    export RAY_AUTH_MODE=token
+    export RAY_AUTH_TOKEN=...      (or RAY_AUTH_TOKEN_PATH=FILE)"""
+"""What to do where a cluster does not let us in."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Address:
     text: str | None
     """Such as "10.0.0.1:6379"; None: there is none, and one is started."""
     source: str
-    """Where it stands: "--address", "RAY_ADDRESS" or the path of a file; empty where ``text`` is None."""
+    """Where it stands: "--address", "RAY_ADDRESS", "ray.init" or a file's path; empty where ``text`` is None."""
 
     @property
     def was_found(self) -> bool:
@@ -68,11 +72,11 @@ def examine_address(address: Address) -> Finding:
             f"machine, with its {cores} CPUs, and stops it again.",
         )
     if text.startswith("ray://"):
+        head = text.removeprefix("ray://").rpartition(":")[0] or "HEAD"
         return problem(
             subject,
             f"{text} (from {address.source}) is an address of Ray Client, through which nothing can be trained.",
-            "Run the script on the cluster, with `raylight submit` or `ray job submit --address http://HEAD:8265 -- "
-            "python script.py`; or unset RAY_ADDRESS.",
+            f"Run the script on the cluster: `raylight submit script.py --address http://{head}:8265`.",
         )
     if text == "auto":
         return ok(subject, f"{address.source} is 'auto': any cluster that has a node on this machine.")
@@ -131,6 +135,8 @@ def examine_authentication(address: Address) -> tuple[Finding, Mapping[str, str]
         return ok(subject, f"RAY_AUTH_MODE is {mode}."), {}
     if fault:
         return problem(subject, fault, LOGIN), {}
+    if not token and address.text is None:
+        return ok(subject, "RAY_AUTH_MODE is token: a cluster that Ray starts for a Trainer makes its own."), {}
     if not token:
         return problem(
             subject,

@@ -11,7 +11,9 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from raylight.utilities.exceptions import ClusterError, MisconfigurationException, ResourceError
+from raylight.engine.address import LOGIN, Address, examine_address, examine_authentication, find_address
+from raylight.utilities.exceptions import ClusterError, ResourceError
+from raylight.utilities.findings import PROBLEM, Finding, problem
 from raylight.utilities.rank_zero import log
 
 if TYPE_CHECKING:
@@ -20,11 +22,6 @@ if TYPE_CHECKING:
 _started_here = False
 MOST_CPUS_PER_CORE = 16
 STATUS_SECONDS = 5.0
-LOGIN = """\
-The cluster's token is what `ray get-auth-token` prints on its head. Here, type:
-    export RAY_AUTH_MODE=token
-    export RAY_AUTH_TOKEN=...      (or RAY_AUTH_TOKEN_PATH=FILE)"""
-"""What to do where a cluster does not let us in."""
 STATE_API_SECONDS = 2.0
 NO_LIMIT = 10**6
 """Workers that need nothing."""
@@ -39,17 +36,20 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
 
     A cluster started here counts as many CPUs as the workers need, be they more than this machine's cores, up to
     ``MOST_CPUS_PER_CORE``; a number beyond that is taken for a mistake, which ``wait_for_room`` then names.
+
+    Raises:
+        ClusterError: There should be a cluster, and it cannot be joined.
     """
     import ray
 
     global _started_here
     if ray.is_initialized():
         if ray.util.client.ray.is_connected():
-            _refuse_client(os.environ.get("RAY_ADDRESS") or "ray://HEAD:10001")
+            _check(Address(os.environ.get("RAY_ADDRESS") or "ray://HEAD:10001", "ray.init"))
         if not _started_here or ray.cluster_resources().get("CPU", 0) >= num_workers * cpus_per_worker:
             return
         ray.shutdown()  # a cluster of our own that was started for fewer
-    _refuse_client(os.environ.get("RAY_ADDRESS", ""))
+    _check(find_address())
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     cores = os.cpu_count() or 1
@@ -73,6 +73,13 @@ def _explained() -> Iterator[None]:
         yield
     except AuthenticationError as error:  # there is no token here
         raise ClusterError(f"The cluster {where} wants a token.\n{LOGIN}") from error
+    except RuntimeError as error:
+        if not str(error).startswith("Version mismatch"):
+            raise
+        raise ClusterError(
+            f"{str(error).rstrip()}\nThey must be equal: install here what the cluster has, or run the script on the "
+            "cluster: `raylight submit script.py --address http://HEAD:8265`."
+        ) from error
     except ConnectionError as error:  # Ray's exception does not tell which
         raise ClusterError(
             f"The cluster {where} cannot be joined: it does not run, that is not its GCS, or, where Ray says above "
@@ -80,13 +87,36 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
-def _refuse_client(address: str) -> None:
-    if address.startswith("ray://"):
-        host = address.removeprefix("ray://").rpartition(":")[0] or "HEAD"
-        raise MisconfigurationException(
-            f"{address} (RAY_ADDRESS, or of ray.init) is a Ray Client address, which cannot train. Run the script on "
-            f"the cluster: raylight submit script.py --address http://{host}:8265"
+def _check(address: Address) -> None:
+    """Ray would wait a minute and more for a cluster that does not run or does not let us in."""
+    permitted, variables = examine_authentication(address)
+    findings = [examine_address(address), permitted]
+    may_ask = address.text not in (None, "auto") and not variables and all(each.level != PROBLEM for each in findings)
+    if may_ask and (refused := refusal(str(address.text))):
+        findings.append(refused)
+    for finding in findings:
+        if finding.level == PROBLEM:
+            raise ClusterError(f"{finding.what} {finding.remedy}")
+
+
+def refusal(address: str) -> Finding | None:
+    """Ask the head who it is, which takes milliseconds; ``ray.init`` would ask a head that says no for 20 seconds."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError, RpcError
+
+    try:
+        GcsClient(address=address)
+    except AuthenticationError:
+        mode = os.environ.get("RAY_AUTH_MODE", "not set")
+        sent = "the token that was sent is not its own" if mode == "token" else f"RAY_AUTH_MODE is {mode} here"
+        return problem("authentication", f"The cluster at {address} asks for its token, and {sent}.", LOGIN)
+    except RpcError as error:
+        return problem(
+            "Ray address",
+            f"What answers at {address} is not the head of a Ray cluster that works: {str(error).rstrip('.')}.",
+            "Is it the head's port (6379), not that of the dashboard (8265)? Else stop the cluster and start it again.",
         )
+    return None
 
 
 def disconnect() -> None:

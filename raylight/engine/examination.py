@@ -55,7 +55,7 @@ def enter(address: str) -> Iterator[Finding]:
     from ray._private import services
 
     address = services.canonicalize_bootstrap_address_or_die(address)
-    refused = _refusal(address)
+    refused = cluster.refusal(address)
     if refused is not None:
         yield refused
     elif not _has_node_here(address, services.find_gcs_addresses()):
@@ -66,26 +66,6 @@ def enter(address: str) -> Iterator[Finding]:
         )
     else:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-
-
-def _refusal(address: str) -> Finding | None:
-    """Ask the head who it is, which takes milliseconds; ``ray.init`` would ask a head that says no for 20 seconds."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.exceptions import AuthenticationError, RpcError
-
-    try:
-        GcsClient(address=address)
-    except AuthenticationError:
-        mode = os.environ.get("RAY_AUTH_MODE", "not set")
-        sent = "the token that was sent is not its own" if mode == "token" else f"RAY_AUTH_MODE is {mode} here"
-        return problem("authentication", f"The cluster at {address} asks for its token, and {sent}.", cluster.LOGIN)
-    except RpcError as error:
-        return problem(
-            "Ray address",
-            f"What answers at {address} is not the head of a Ray cluster that works: {str(error).rstrip('.')}.",
-            "Is it the head's port (6379), not that of the dashboard (8265)? Else stop the cluster and start it again.",
-        )
-    return None
 
 
 def _has_node_here(address: str, nodes_of: frozenset[str]) -> bool:

@@ -150,3 +150,9 @@ def test_the_token_of_a_cluster_that_was_found(tmp_path: Path) -> None:
     assert (finding.level, sets) == ("ok", {"RAY_AUTH_MODE": "token"})
     finding, sets = examine_authentication(NAMED)
     assert (finding.what, sets) == ("RAY_AUTH_MODE is not set: no token is sent.", {})
+
+
+def test_a_cluster_started_here_makes_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    finding, sets = examine_authentication(find_address())
+    assert (finding.level, sets) == ("ok", {})

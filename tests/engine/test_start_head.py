@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -69,23 +70,69 @@ def workers_below(process: subprocess.Popen[Any]) -> list[str]:
     return [title for title in titles if title.startswith("ray::WorkerActor")]
 
 
-@pytest.mark.slow
-def test_a_script_joins_the_cluster_of_ray_start(environment: dict[str, str], wait_until: Any) -> None:
-    folder = environment["RAY_TMPDIR"]
+@contextlib.contextmanager
+def started_head(environment: dict[str, str], wait_until: Any) -> Iterator[tuple[subprocess.Popen[Any], str]]:
+    """``ray start --head``: its process, and its address."""
     ray = Path(sys.executable).with_name("ray")
     command = [ray, "start", "--head", "--block", "--port=0", "--num-cpus=2", "--include-dashboard=false"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as head:
         try:
-            address_file = Path(folder, "ray", "ray_current_cluster")
+            address_file = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
             wait_until(lambda: address_file.exists() or head.poll() is not None, 40)
             assert head.poll() is None
-            told, _ = run_script(environment, wait_until)
-            assert told == {"global_step": 4, "address": address_file.read_text().strip()}
-            wait_until(lambda: not workers_below(head))
-            assert processes_of(folder)  # the cluster lives on
+            yield head, address_file.read_text().strip()
         finally:
             head.terminate()
             head.wait(30)
+
+
+def refused(environment: dict[str, str], first: str = "") -> str:
+    """What a Trainer's error says where it cannot join a cluster, after this line of Python."""
+    command = f"{first}\nfrom raylight.engine.cluster import connect\nconnect()"
+    done = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 1
+    return done.stderr.partition("raylight.utilities.exceptions.ClusterError: ")[2]
+
+
+@pytest.mark.slow
+def test_a_script_joins_the_cluster_of_ray_start(environment: dict[str, str], wait_until: Any) -> None:
+    with started_head(environment, wait_until) as (head, address):
+        told, _ = run_script(environment, wait_until)
+        assert told == {"global_step": 4, "address": address}
+        wait_until(lambda: not workers_below(head))
+        assert processes_of(environment["RAY_TMPDIR"])  # the cluster lives on
+
+
+@pytest.mark.slow
+def test_who_may_not_join(environment: dict[str, str], wait_until: Any) -> None:
+    """Without the token, with another one, with another version of Ray: at once, and with what to do."""
+    own = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-cluster"}
+    with started_head(own, wait_until) as (_, address):
+        joins = {**environment, "RAY_ADDRESS": address}
+        without = refused(joins)
+        assert without.startswith(f"The cluster at {address} asks for its token, and RAY_AUTH_MODE is not set here.")
+        assert "\n    export RAY_AUTH_MODE=token\n    export RAY_AUTH_TOKEN=" in without
+        other = refused({**joins, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another-token-of-nobody"})
+        assert "the token that was sent is not its own" in other
+        assert "RAY_AUTH_MODE is token, but there is no token" in refused({**joins, "RAY_AUTH_MODE": "token"})
+        version = refused({**joins, **own}, "import ray; ray.__version__ = '1.0'")
+        assert "This process on" in version
+        assert "Ray: 1.0\n" in version
+        assert "install here what the cluster has" in version
+
+
+def test_where_no_cluster_is(environment: dict[str, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{taken.getsockname()[1]}"
+    told = refused({**environment, "RAY_ADDRESS": nowhere})
+    assert told.startswith(f"Nothing answers at {nowhere} (from RAY_ADDRESS)")
+    client = refused({**environment, "RAY_ADDRESS": "ray://head:10001"})
+    assert "`raylight submit script.py --address http://head:8265`" in client
+    left_over = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
+    left_over.parent.mkdir()
+    left_over.write_text(nowhere)
+    assert refused(environment).startswith(f"{left_over} names {nowhere}, where nothing answers")
 
 
 def test_a_script_starts_its_own_cluster_and_leaves_nothing(
