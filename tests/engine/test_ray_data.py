@@ -30,6 +30,12 @@ HALF = {"resources_per_worker": {"CPU": 0.5}}
 """Leaves a CPU of the cluster's two for Ray Data."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_tasks(ray_cluster: str) -> None:
+    """The workers that other tests have left would hold all CPUs while a Dataset is made."""
+    pool.shutdown()
+
+
 class Ledger(Linear):
     """Writes down which rows it was given; predicts them."""
 
