@@ -12,7 +12,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.registry import Registry
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 __all__ = ["Accelerator", "CPUAccelerator", "CUDAAccelerator", "MPSAccelerator", "find_usable_cuda_devices"]
 

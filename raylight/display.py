@@ -8,7 +8,7 @@ from raylight.live_line import describe
 
 if TYPE_CHECKING:
     from raylight.config.messages import Pace, Progress
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class Display:

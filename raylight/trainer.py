@@ -64,7 +64,8 @@ from raylight.worker.ckpt_path import fallbacks
 from raylight.worker.execute import set_torch_flags, single_rank
 from raylight.worker.listeners import warn_of_unknown_hooks
 from raylight.worker.run import FIRST_STAGE, Run
-from raylight.worker.state import TrainerView, TrainState
+from raylight.worker.state import TrainState
+from raylight.worker.trainer_view import TrainerView
 from raylight.worker.verify import verify
 
 __path__: list[str] = []

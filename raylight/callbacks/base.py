@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class Callback:

@@ -33,7 +33,7 @@ from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class Checkpoint(Callback):

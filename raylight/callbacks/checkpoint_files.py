@@ -11,7 +11,7 @@ from raylight.checkpoint.names import verify_below
 from raylight.config.run_id import below_run
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 def absolute_dirpath(dirpath: str | os.PathLike[str] | None) -> str | None:

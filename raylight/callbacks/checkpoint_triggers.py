@@ -9,7 +9,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 def check_triggers(every_n_train_steps: int, every_n_epochs: int, train_time_interval: timedelta | None) -> None:

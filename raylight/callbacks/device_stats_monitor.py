@@ -13,7 +13,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class DeviceStatsMonitor(Callback):

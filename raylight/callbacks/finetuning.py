@@ -16,7 +16,7 @@ from raylight.utilities.signatures import requires
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 Modules = nn.Module | Iterable[Any]
 """A module, or any nesting of iterables of them."""

@@ -16,7 +16,7 @@ from raylight.utilities.signatures import count_required
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 OLD_HOOKS: dict[str, tuple[str, ...]] = {

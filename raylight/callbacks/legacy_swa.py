@@ -8,7 +8,7 @@ from raylight.callbacks.stochastic_weight_avg import StochasticWeightAveraging
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class StochasticWeightAveragingAtOwnRate(StochasticWeightAveraging):  # type: ignore[misc, unused-ignore]

@@ -11,7 +11,7 @@ from raylight.config.run_id import below_run
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class OnExceptionCheckpoint(Checkpoint):

@@ -17,7 +17,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 Parameter: TypeAlias = tuple[nn.Module, str]
 """A module and the name of one of its parameters."""

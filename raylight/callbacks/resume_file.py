@@ -15,7 +15,7 @@ from raylight.utilities.exceptions import SIGTERMException
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 SECONDS_BETWEEN_SAVES = 600.0
 

@@ -16,7 +16,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class GradientAccumulationScheduler(Callback):

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 _MAX_STEPS_BETWEEN_ASKS = 100  # bounds how late a limit is noticed when steps become slower
 

@@ -16,7 +16,7 @@ from raylight.checkpoint import storage
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class TrainingSpikeException(RuntimeError):

@@ -18,7 +18,7 @@ from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 Average = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(average so far, new weights, how many are in the average) -> new average``"""

@@ -11,7 +11,7 @@ from raylight.utilities.model_summary import format_summary_table, summarize, su
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class ModelSummary(Callback):

@@ -17,7 +17,7 @@ from raylight.utilities.throughput import Throughput, get_available_flops
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 @dataclass

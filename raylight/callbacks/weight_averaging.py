@@ -16,7 +16,7 @@ from raylight.core.module import LightningModule
 from raylight.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 PREFIX = "module."
 """Of the model's weights in torch's AveragedModel."""

@@ -18,7 +18,7 @@ from raylight.utilities.secrets import redact
 if TYPE_CHECKING:
     from raylight.cli.arguments import LightningArgumentParser
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class SaveConfigCallback(Callback):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from raylight.checkpoint.storage import PathOrURI
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class LightningDataModule(DataHooks, HyperparametersMixin):

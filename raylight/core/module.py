@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from raylight.loggers.base import Logger
     from raylight.worker.run import Run
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class LightningModule(HyperparametersMixin, ExportMixin, ModelHooks, DataHooks, OldAttributes, nn.Module):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from raylight.config.messages import Report
     from raylight.core.module import LightningModule
     from raylight.tuner.trial import TrialCall
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 PARAMS_KEY = "raylight_sweep_params"
 """In a trial's checkpoints: its parameters when they were written."""

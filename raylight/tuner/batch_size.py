@@ -21,7 +21,7 @@ from raylight.utilities.memory import is_oom_error
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
     from raylight.tuner.trial import TrialCall
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 SIZE, FITS, SAMPLES, RATE = "batch_size", "fits", "samples", "samples_per_second"
 MORE_TRIALS = 64

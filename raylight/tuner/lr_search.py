@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from raylight.core.module import LightningModule
     from raylight.tuner.trial import TrialCall
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 SMOOTHING = 0.9
 """Of the training loss: an exponential mean over about ten steps, with its bias corrected."""

@@ -13,7 +13,7 @@ from raylight.utilities.exceptions import MetricNotLoggedError, TunerExit
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 CHECKPOINT_NAME = "trial.ckpt"
 """Of the file in each of Ray Tune's checkpoint folders."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raylight.checkpoint.progress import to_loops
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 class FitLoop:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raylight.utilities.rank_zero import rank_zero_deprecation
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 
 def _num_gpus(trainer: TrainerView) -> int:

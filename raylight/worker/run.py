@@ -49,8 +49,9 @@ from raylight.worker.predict_loop import PredictLoop
 from raylight.worker.prediction_parts import PartWriter, open_parts
 from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
-from raylight.worker.state import TrainerView, TrainState, scalars
+from raylight.worker.state import TrainState, scalars
 from raylight.worker.throughput import Throughput
+from raylight.worker.trainer_view import TrainerView
 from raylight.worker.verify import given_as, has_loader
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from raylight.utilities.rank_zero import rank_zero_warn
 from raylight.worker.listeners import overrides
 
 if TYPE_CHECKING:
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 STEPS = {
     TrainerFn.FITTING: ("training_step", "train"),

@@ -13,7 +13,7 @@ from raylight.config.messages import Progress
 
 if TYPE_CHECKING:
     from raylight.core.module import LightningModule
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 SECONDS_BETWEEN_REFRESHES = 0.2
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
     from rich.style import Style
 
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 TASKS = {
     "sanity_check": "val_sanity_progress_bar_id",

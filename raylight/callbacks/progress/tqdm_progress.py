@@ -13,7 +13,7 @@ from raylight.utilities.notebook import has_one_line
 
 if TYPE_CHECKING:
     from raylight.callbacks.progress.tqdm_bar import Tqdm
-    from raylight.worker.state import TrainerView
+    from raylight.worker.trainer_view import TrainerView
 
 ATTRIBUTES = {
     "sanity_check": "_val_progress_bar",
