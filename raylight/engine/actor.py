@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ from raylight.worker.run import Run
 
 COALESCE_SECONDS = 0.1
 """Events that come together within this time travel together."""
+PAUSE_SECONDS = 0.1
+"""Before an answer that there is nothing, where no run is under way: the driver asks again at once."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ class WorkerInfo:
     host: str
     """IP address of its node."""
     pid: int
-    gpu_ids: tuple[int, ...]
+    gpu_ids: tuple[str, ...]
+    """Numbers, or UUIDs where the node's own CUDA_VISIBLE_DEVICES has these."""
     cores: int
 
 
@@ -64,9 +68,9 @@ class Membership:
     master: str
     """Address of rank 0's node."""
     backend: str
-    gpu_ids: tuple[int, ...]
+    gpu_ids: tuple[str, ...]
     """Of all workers on this node, so that they can reach each other's memory."""
-    own_gpu: int | None
+    own_gpu: str | None
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -153,7 +157,7 @@ class WorkerActor:
     def boot(self) -> WorkerInfo:
         """Runs in every worker: tell where it is."""
         context = ray.get_runtime_context()
-        gpus = tuple(int(index) for index in ray.get_gpu_ids())
+        gpus = tuple(map(str, ray.get_gpu_ids()))
         host = ray.util.get_node_ip_address()
         return WorkerInfo(context.get_node_id(), host, os.getpid(), gpus, os.cpu_count() or 1)
 
@@ -191,7 +195,7 @@ class WorkerActor:
         )
         # CUDA reads the variable once; after a change of workers a process keeps the GPU that it has.
         if member.own_gpu is not None and not torch.cuda.is_initialized():
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, member.gpu_ids))
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(member.gpu_ids)
             self._device = torch.device("cuda", member.gpu_ids.index(member.own_gpu))
             torch.cuda.set_device(self._device)
         torch.set_num_threads(threads)
@@ -273,10 +277,12 @@ class WorkerActor:
         """Events since the last call; waits up to ``seconds`` for the first."""
         return self._outbox.take(seconds)
 
-    def next_snapshot(self, after: int, seconds: float) -> tuple[Moment | None, Snapshot | None]:
-        """This rank's part of the first snapshot later than batch ``after``; waits up to ``seconds`` for it."""
+    def next_snapshot(self, seconds: float) -> tuple[Moment | None, Snapshot | None]:
+        """This rank's part of the next snapshot; waits up to ``seconds`` for it."""
         snapshots = self._snapshots
-        snapshot = snapshots.next(after, seconds) if snapshots is not None else None
+        if snapshots is None:  # the job is being unpickled
+            time.sleep(PAUSE_SECONDS)
+        snapshot = snapshots.next(seconds) if snapshots is not None else None
         return (None, None) if snapshot is None else (snapshot.moment, snapshot)
 
     def heartbeat(self) -> Heartbeat | None:
@@ -350,9 +356,9 @@ class Outbox:
 
     def take(self, seconds: float) -> list[Event]:
         """Events since the last call; waits up to ``seconds`` for the first, and a little for those that follow."""
-        if not self._run_is_over.is_set() and self._arrived.wait(seconds):
+        if self._arrived.wait(min(seconds, PAUSE_SECONDS) if self._run_is_over.is_set() else seconds):
             self._run_is_over.wait(COALESCE_SECONDS)
-            self._arrived.clear()
+        self._arrived.clear()
         return [self._events.popleft() for _ in range(len(self._events))]
 
 

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
 import importlib.util
 import linecache
 import re
 import sys
 import traceback
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
+
+import torch.distributed as dist
 
 from raylight.utilities.exceptions import WorkerError
 
 DATA_STREAM_ENDED = "The stream of a Ray Dataset has ended early"
-COLLATERAL = (
-    DATA_STREAM_ENDED,
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Connection refused",
-    "NCCL",
-    "Broken pipe",
-    "gloo",
-    "Gloo",
-    "ProcessGroup",
-    "DistBackendError",
-    "DistNetworkError",
-    "DistStoreError",
+COLLATERAL = re.compile(
+    r"Connection (closed|reset) by peer|Connection refused|Broken pipe|NCCL|\b[Gg]loo\b|ProcessGroup"
 )
-"""Texts of the errors that a lost peer causes in the others."""
+"""In the texts of the RuntimeErrors that a lost peer causes in the others: gloo's have no type of their own."""
+OURS = ("raylight", "torch")
+RAISE = dis.opmap["RAISE_VARARGS"]
 
 
-def summary_of(error: BaseException) -> str:
-    """Its type and message."""
-    return "".join(traceback.format_exception_only(error)).strip()
+def is_collateral(error: BaseException) -> bool:
+    """Whether it looks like the consequence of another rank's end; what a ``raise`` of the user's has raised never is.
+
+    Args:
+        error: With its traceback.
+    """
+    if isinstance(error, WorkerError):
+        return str(error).startswith(DATA_STREAM_ENDED)
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and COLLATERAL.search(str(error)) is not None and not _raised_by_user(error)
 
 
-def is_collateral(summary: str) -> bool:
-    """Whether an error of this summary looks like the consequence of another rank's end."""
-    return any(text in summary for text in COLLATERAL)
+def _raised_by_user(error: BaseException) -> bool:
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    if innermost is None or _package(innermost.tb_frame) in OURS:
+        return False
+    return innermost.tb_frame.f_code.co_code[innermost.tb_lasti] == RAISE
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,8 @@ class Failure:
     """Its type and message."""
     traceback: str
     """Where it was raised, from the first frame of the user's on."""
-
-    @property
-    def is_collateral(self) -> bool:
-        """Whether it looks like the consequence of another rank's end."""
-        return is_collateral(self.summary)
+    is_collateral: bool = False
+    """It looks like the consequence of another rank's end."""
 
 
 class RemoteTraceback(Exception):
@@ -77,25 +81,28 @@ def describe(error: BaseException, rank: int, node: str, pid: int) -> Failure:
     """Runs in a worker: ``error`` in a form that can travel."""
     from ray import cloudpickle
 
-    summary = summary_of(error)
+    summary = "".join(traceback.format_exception_only(error)).strip()
     text = "".join(traceback.format_exception(type(error), error, _from_user_code(error.__traceback__)))
     try:
         pickled = cloudpickle.dumps(error)
         cloudpickle.loads(pickled)
     except Exception:  # an exception class may refuse either in any way it likes
         pickled = None
-    return Failure(rank, node, pid, pickled, summary, text)
+    return Failure(rank, node, pid, pickled, summary, text, is_collateral(error))
 
 
 def _from_user_code(frames: TracebackType | None) -> TracebackType | None:
     """The traceback without the frames of raylight's, and of torch's DDP, that led to the user's code."""
     current = frames
     while current is not None:
-        module = str(current.tb_frame.f_globals.get("__name__", ""))
-        if module.partition(".")[0] not in ("raylight", "torch"):
+        if _package(current.tb_frame) not in OURS:
             return current
         current = current.tb_next
     return frames
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _with_sources(text: str) -> str:
@@ -124,10 +131,10 @@ def revive(failure: Failure) -> BaseException:
     from raylight.engine import own_classes, user_modules
 
     where = f"rank {failure.rank}, node {failure.node}, pid {failure.pid}"
-    if failure.pickled is None:
-        error: BaseException = WorkerError(f"{failure.summary} (on {where})", failure.rank, failure.node)
-    else:
-        with own_classes.stay():
+    error: BaseException = WorkerError(f"{failure.summary} (on {where})", failure.rank, failure.node)
+    if failure.pickled is not None:
+        # It may hold what only a worker can have, such as a tensor of a GPU
+        with own_classes.stay(), contextlib.suppress(Exception):
             error = cloudpickle.loads(failure.pickled)
     error.__cause__ = RemoteTraceback(where, _with_sources(failure.traceback))
     error.raylight_origin = {"rank": failure.rank, "node": failure.node, "pid": failure.pid}  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RaySystemError, RayTaskError
 
 from raylight.config.messages import Event, Outcome, Report
 from raylight.engine.actor import Left, WorkerInfo
@@ -20,7 +20,7 @@ from raylight.engine.interrupt import StopWish
 from raylight.engine.pulse import Heartbeat, PaceMaker, Pulse
 from raylight.engine.recovery import Listener, SnapshotKeeper
 from raylight.engine.wire import RayWire, Wire
-from raylight.utilities.exceptions import WorkerError
+from raylight.utilities.exceptions import UnpicklableError, WorkerError
 
 POLL_SECONDS = 0.2
 EVENT_WAIT_SECONDS = 1.0
@@ -96,6 +96,14 @@ class Following:
         self._close_data = close_data
         self._leaving = False
         """The ranks have been asked to leave."""
+        self._stopping = False
+        """They have been asked to stop."""
+        self._held: list[Any] = []
+        """Their answers to that, which are awaited."""
+        self._decision: tuple[bool, bool] = False, False
+        """What they are told then: whether to leave, and whether this process ends."""
+        self._at_work = set(range(len(workers)))
+        """Ranks that have not come back."""
 
     def run(self, running: dict[Any, int], stop: StopWish) -> dict[int, Outcome]:
         """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns.
@@ -115,11 +123,15 @@ class Following:
         waiting = dict(running)
         while waiting:
             asked = self._snapshots.references if self._snapshots is not None else []
-            for ref in self._wire.wait([*waiting, events, *asked], POLL_SECONDS):
+            speaks = [events] if events is not None else []
+            for ref in self._wire.wait([*waiting, *speaks, *asked], POLL_SECONDS):
                 if ref is events:
                     events = self._pass_on(events)
                 elif ref in waiting:
                     rank = waiting.pop(ref)
+                    self._at_work.discard(rank)
+                    if self._snapshots is not None:
+                        self._snapshots.finish(rank)
                     result = self._get(ref, rank)
                     if isinstance(result, Outcome):
                         outcomes[rank] = result
@@ -129,8 +141,7 @@ class Following:
                         self._give_up(rank, result, waiting, events)
                 elif self._snapshots is not None:
                     self._snapshots.take(ref, self._listener.records)
-            if not self._leaving:
-                self._look_for_requests(stop)
+            self._look_for_requests(stop)
             if self._pulse is not None and self._pulse.beat():
                 self._look_at_ranks(self._pulse.beats)
         if left is None or self._snapshots is None:
@@ -143,16 +154,20 @@ class Following:
         return outcomes
 
     def _look_for_requests(self, stop: StopWish) -> None:
-        if stop.is_set():
-            stop.clear()
+        if self._held:
+            self._decide(0.0)
+        elif self._leaving or self._stopping:  # a stop that is asked for from now on is one of the next attempt
+            return
+        elif stop.is_set():  # it stays so, for the next attempt if this one is not stopped but lost
+            self._stopping = True
             self._ask_to_stop(leave=False, terminates=stop.terminates)
         elif self._snapshots is not None and self._shall_regroup():
-            self._leaving = True  # a stop that is asked for from now on is one of the next attempt
+            self._leaving = True
             self._ask_to_stop(leave=True)
 
     def _look_at_ranks(self, beats: list[Heartbeat | None]) -> None:
         if self._hangs is not None:
-            self._hangs.look(beats)
+            self._hangs.look(beats, self._at_work)
         pace = self._paces.take(beats, time.monotonic()) if self._paces is not None else None
         if pace is not None:
             self._listener.take(pace)
@@ -163,14 +178,15 @@ class Following:
         return self._wire.ask(self._workers[0], "events", seconds)
 
     def _pass_on(self, events: Any) -> Any:
+        """Take what rank 0 has said, and ask for more; None: it is done, and ``_drain`` gets the rest."""
         with contextlib.suppress(RayActorError):  # rank 0 is gone: its execute tells how
             self._take(self._wire.get(events))
-        return self._ask_for_events()
+        return self._ask_for_events() if 0 in self._at_work else None
 
     def _drain(self, events: Any, seconds: float | None = None) -> None:
         """Fetch what rank 0 has left to say, waiting ``seconds`` at most for an answer."""
         for answer in (events, self._ask_for_events(0.0)):
-            if self._wire.wait([answer], seconds):
+            if answer is not None and self._wire.wait([answer], seconds):
                 self._take(self._wire.get(answer))
 
     def _take(self, events: list[Event]) -> None:
@@ -189,6 +205,11 @@ class Following:
             return result
         except RayTaskError:
             raise
+        except RaySystemError as error:  # it lives
+            raise UnpicklableError(
+                f"What rank {rank} has returned cannot be unpickled here: {_first_line(error)} Return tensors, or "
+                "objects of which this process has all that they need: no GPU for one, where it has none."
+            ) from error
         except RayError as error:
             info = self._infos[rank]
             why = self._hangs.killed.get(rank) if self._hangs is not None else None
@@ -252,16 +273,28 @@ class Following:
 
     def _ask_to_stop(self, leave: bool, terminates: bool = False) -> None:
         """Let all ranks stop before the same batch, or leave at the next snapshot after it; see ``StopRequest``."""
-        held = [self._wire.ask(worker, "hold", self._number) for worker in self._workers]
+        self._held = [self._wire.ask(worker, "hold", self._number) for worker in self._workers]
+        self._decision = leave, terminates
+        self._decide(POLL_SECONDS)
+
+    def _decide(self, seconds: float) -> None:
+        """Tell all ranks where, once all have answered: one that hangs must not hold up the driver."""
+        if len(self._wire.wait(self._held, seconds, len(self._held))) < len(self._held):
+            return
+        held, self._held = self._held, []
         with contextlib.suppress(RayActorError):  # a rank is gone: its execute tells how
             batch = max(self._wire.get(held))
             for worker in self._workers:
-                self._wire.ask(worker, "stop_at", self._number, batch, leave, terminates)
+                self._wire.ask(worker, "stop_at", self._number, batch, *self._decision)
 
 
 def _blame(failure: Failure | WorkerError) -> int:
     """The user's exception before a lost worker, a lost worker before what that caused in the others."""
     return 1 if isinstance(failure, WorkerError) else 2 if failure.is_collateral else 0
+
+
+def _first_line(error: RayError) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _reason(error: RayError) -> str:

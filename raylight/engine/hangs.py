@@ -47,8 +47,8 @@ class HangWatch:
     def seconds_between_looks(self) -> float:
         return min(max(self._timeout / 10, 0.2), 10.0)
 
-    def look(self, beats: list[Heartbeat | None]) -> None:
-        """These are the ranks' heartbeats now."""
+    def look(self, beats: list[Heartbeat | None], at_work: set[int]) -> None:
+        """These are the ranks' heartbeats now; those not ``at_work`` are done."""
         if self.killed:
             return
         now = time.monotonic()
@@ -57,17 +57,18 @@ class HangWatch:
         if moved or not any(beat is not None and beat.batches for beat in beats):
             self._since = now
         elif now - self._since > self._timeout:
-            self._blame()
+            self._blame(sorted(at_work))
 
-    def _blame(self) -> None:
-        stacks = [self._stack(rank) for rank in range(len(self._workers))]
-        for rank, stack in enumerate(stacks):
+    def _blame(self, ranks: list[int]) -> None:
+        stacks = {rank: self._stack(rank) for rank in ranks}
+        for rank, stack in stacks.items():
             log.warning("Stack of rank %d:\n%s", rank, stack or "(the process does not answer)")
-        silent = [rank for rank, stack in enumerate(stacks) if stack is None]
-        busy = [r for r, stack in enumerate(stacks) if stack is not None and not any(f in stack for f in COLLECTIVES)]
-        batches = [_batches(beat) for beat in self._last]
-        behind = [rank for rank, count in enumerate(batches) if count == min(batches)] if len(set(batches)) > 1 else []
-        for rank in silent or busy or behind or range(len(self._workers)):
+        silent = [rank for rank, stack in stacks.items() if stack is None]
+        busy = [r for r, stack in stacks.items() if stack is not None and not any(f in stack for f in COLLECTIVES)]
+        batches = {rank: _batches(self._last[rank]) for rank in ranks}
+        least = min(batches.values())
+        behind = [r for r, count in batches.items() if count == least] if least < max(batches.values()) else []
+        for rank in silent or busy or behind or ranks:
             info, beat = self._infos[rank], self._last[rank]
             where = f"at step {beat.step}, in {beat.where}" if beat is not None else "soon after it had begun"
             self.killed[rank] = (

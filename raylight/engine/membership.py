@@ -5,6 +5,8 @@ Runs on the driver.
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
 
 from raylight.config.accelerators import Placement
@@ -16,10 +18,16 @@ def rank_order(infos: list[WorkerInfo]) -> list[int]:
     here = ray.get_runtime_context().get_node_id()
     first_seen = {info.node_id: i for i, info in reversed(list(enumerate(infos)))}
 
-    def place(i: int) -> tuple[bool, int, tuple[int, ...], int]:
-        return infos[i].node_id != here, first_seen[infos[i].node_id], infos[i].gpu_ids, i
+    def place(i: int) -> Any:
+        info = infos[i]
+        return info.node_id != here, first_seen[info.node_id], [gpu_order(gpu) for gpu in info.gpu_ids], i
 
     return sorted(range(len(infos)), key=place)
+
+
+def gpu_order(gpu: str) -> tuple[int, str]:
+    """Where a GPU stands among a node's: numbers by their size."""
+    return (int(gpu), "") if gpu.isdigit() else (0, gpu)
 
 
 def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membership]:
@@ -38,7 +46,7 @@ def memberships(infos: list[WorkerInfo], placement: Placement) -> list[Membershi
                 local_world_size=len(neighbours),
                 master=infos[0].host,
                 backend=placement.backend,
-                gpu_ids=tuple(sorted({gpu for other in neighbours for gpu in other.gpu_ids})),
+                gpu_ids=tuple(sorted({gpu for other in neighbours for gpu in other.gpu_ids}, key=gpu_order)),
                 own_gpu=info.gpu_ids[0] if info.gpu_ids and placement.device_type == "cuda" else None,
             )
         )

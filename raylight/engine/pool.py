@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 from raylight.config.accelerators import Placement
 from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine import cluster, homeward, own_classes, ray_data, user_modules
-from raylight.engine.actor import Attempt, Parcel, WorkerInfo
+from raylight.engine.actor import Attempt, Membership, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
 from raylight.engine.home_files import Home, start_server
@@ -102,8 +102,9 @@ class WorkerPool:
         self._seats = self._places.take()
         missing = self.placement.num_workers - len(self._seats)
         self._bench = [self._places.add() for _ in range(missing)]
+        ranks = self._seat(len(self._seats), SECONDS_TO_START)
         try:
-            self._join(len(self._seats), SECONDS_TO_START)
+            self._meet(*ranks)
         except RayTaskError as error:
             raise WorkerError(
                 f"The workers do not reach each other: {error.cause}. Their nodes must be open to each other on all "
@@ -112,11 +113,18 @@ class WorkerPool:
             ) from error
 
     def _join(self, wanted: int, patience: float) -> None:
-        """Processes that are there get ranks and make the process group; others, and those that are too many, wait.
+        """Processes that are there get ranks and make the process group; see ``_seat``."""
+        self._meet(*self._seat(wanted, patience))
+
+    def _seat(self, wanted: int, patience: float) -> tuple[list[Membership], list[int]]:
+        """Processes that are there get ranks; others, and those that are too many, wait.
 
         Args:
             wanted: Workers.
             patience: Seconds to wait for them, where fewer would do.
+
+        Returns:
+            By rank, the places, and how many threads torch shall have.
         """
         there = self._those_there(wanted, patience)
         chosen = there[: next(size for size in self.placement.sizes if size <= len(there))]
@@ -136,6 +144,10 @@ class WorkerPool:
             max(1, share if self._places.in_trial else info.cores // member.local_world_size)
             for info, member in zip(self.infos, members, strict=True)
         ]
+        return members, threads
+
+    def _meet(self, members: list[Membership], threads: list[int]) -> None:
+        """All workers make a process group."""
         port = ray.get(self.workers[0].open_store.remote(len(members)))
         ray.get([w.join.remote(m, port, t) for w, m, t in zip(self.workers, members, threads, strict=True)])
 
@@ -299,7 +311,7 @@ class WorkerPool:
             attempt = Attempt(self._num_attempts, snapshots is not None, redone_since, home, own, len(parts), ends)
             running[worker.execute.remote(parcel, attempt, *(parts[part].content for part in own))] = rank
         if snapshots is not None:
-            snapshots.start(self.workers)
+            snapshots.start(self.workers, self.infos)
         close_data = functools.partial(ray_data.close, streams)
         following = Following(
             self.workers,

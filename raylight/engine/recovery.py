@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from raylight.config.messages import Event, GoesOn, Incident, Record, Report
+from raylight.engine.actor import WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.snapshots import Moment
 from raylight.utilities.exceptions import WorkerError
@@ -23,6 +24,8 @@ SNAPSHOT_WAIT_SECONDS = 10.0
 """How long a worker holds the question for its next snapshot."""
 SECONDS_TO_ARRIVE = 60.0
 """For a snapshot that is on its way."""
+MOST_PARTS = 4
+"""Of one rank that wait for those of others; ranks take them together, and one more waits in the rank itself."""
 ADVICE = "Continue from a checkpoint with fit(ckpt_path='last')."
 
 
@@ -36,12 +39,16 @@ class Part:
 
 
 class SnapshotKeeper:
-    """Fetches all ranks' snapshots as they are taken, and keeps the newest that is complete."""
+    """Fetches all ranks' snapshots as they are taken, and keeps the newest that is complete, on the driver's node."""
 
     def __init__(self) -> None:
         self.newest: list[Part] = []
         """By rank; empty before there is one."""
         self._workers: list[Any] = []
+        self._elsewhere: set[int] = set()
+        """Ranks on other nodes, which may be lost with what lies there."""
+        self._finished: set[int] = set()
+        self._complained: set[int] = set()
         self._asked: dict[Any, tuple[int, Any]] = {}
         """Reference to the content that was asked for -> rank, and reference to its moment."""
         self._parts: list[dict[int, Part]] = []
@@ -49,21 +56,27 @@ class SnapshotKeeper:
         self._newest_batch = -1
         """Of the newest snapshot of the attempt at work."""
 
-    def start(self, workers: list[Any]) -> None:
+    def start(self, workers: list[Any], infos: list[WorkerInfo]) -> None:
         """An attempt begins. Its batches may be counted otherwise, by fewer or more workers."""
+        here = ray.get_runtime_context().get_node_id()
         self._workers, self._asked, self._newest_batch = workers, {}, -1
-        self._parts = [{} for _ in workers]
+        self._elsewhere = {rank for rank, info in enumerate(infos) if info.node_id != here}
+        self._parts, self._finished = [{} for _ in workers], set()
         for rank in range(len(workers)):
-            self._ask(rank, -1)
+            self._ask(rank)
 
     @property
     def references(self) -> list[Any]:
         """What to wait for."""
         return list(self._asked)
 
-    def _ask(self, rank: int, after: int) -> None:
+    def finish(self, rank: int) -> None:
+        """It has come back: there will be no more than it was asked for."""
+        self._finished.add(rank)
+
+    def _ask(self, rank: int) -> None:
         method = self._workers[rank].next_snapshot.options(num_returns=2, concurrency_group="control")
-        moment, content = method.remote(after, SNAPSHOT_WAIT_SECONDS)
+        moment, content = method.remote(SNAPSHOT_WAIT_SECONDS)
         self._asked[content] = rank, moment
 
     def take(self, reference: Any, records: int) -> None:
@@ -75,16 +88,22 @@ class SnapshotKeeper:
         rank, moment_reference = self._asked.pop(reference)
         try:
             moment = ray.get(moment_reference)
-        except RayError as error:  # the worker is gone, which its job tells; or the snapshot cannot be sent
-            if not isinstance(error, ray.exceptions.RayActorError):
+            content = ray.put(ray.get(reference)) if moment is not None and rank in self._elsewhere else reference
+        except RayActorError:  # the worker is gone, which its job tells
+            return
+        except RayError as error:  # it cannot be sent; a later one may
+            if rank not in self._complained:
                 log.warning("A snapshot of rank %d is not usable: %s", rank, str(error).partition("\n")[0])
-            return
-        if moment is None:
-            self._ask(rank, max(self._parts[rank], default=self._newest_batch))
-            return
-        self._parts[rank][moment.batch] = Part(moment, reference)
-        self.settle(records)
-        self._ask(rank, moment.batch)
+            self._complained.add(rank)
+            moment = None
+        if moment is not None:
+            parts = self._parts[rank]
+            parts[moment.batch] = Part(moment, content)
+            for old in sorted(parts)[:-MOST_PARTS]:
+                del parts[old]
+            self.settle(records)
+        if rank not in self._finished:
+            self._ask(rank)
 
     def wait_for(self, batch: int, records: int) -> None:
         """The ranks have handed over the snapshot of ``batch``: have it here, unless it cannot be sent."""

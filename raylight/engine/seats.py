@@ -38,7 +38,7 @@ class Seat:
     """Reference to the process's WorkerInfo; None: it was not asked."""
     info: WorkerInfo | None = None
     """As of the last time that the workers were joined; None: never yet."""
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
     """Of its bundle. A spare process, which has none of its own, takes them over."""
 
     def ask(self) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raylight.config.messages import GoesOn
 from raylight.engine.attributes import Packer, loads, owners, references, travelling
-from raylight.engine.failures import is_collateral, summary_of
+from raylight.engine.failures import is_collateral
 from raylight.utilities import tree
 from raylight.worker import checkpointing, exact, resizing
 from raylight.worker.control import LeaveFit, NoSnapshots
@@ -198,7 +198,7 @@ class Snapshots(NoSnapshots):
             ]
 
     def outlives(self, error: BaseException) -> bool:
-        return is_collateral(summary_of(error))
+        return is_collateral(error)
 
     # ------------------------------------------------------------------------------------------------ taking
 
@@ -277,21 +277,21 @@ class Snapshots(NoSnapshots):
 
     # ------------------------------------------------------------------------------------------------ handing over
 
-    def next(self, after: int, seconds: float) -> Snapshot | None:
-        """The first of a batch later than ``after``; None where none is there within ``seconds``, or will be.
+    def next(self, seconds: float) -> Snapshot | None:
+        """The one that follows what was handed over; None where none is there within ``seconds``, or will be.
 
         Called from another thread.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over or any(self._later(after)), seconds)
-            found = next(self._later(after), None)
+            self._changed.wait_for(lambda: self._is_over or any(self._later()), seconds)
+            found = next(self._later(), None)
             if found is not None:
                 self._handed_over = found.moment.batch
                 self._changed.notify_all()
             return found
 
-    def _later(self, after: int) -> Iterator[Snapshot]:
-        return (snapshot for snapshot in self._waiting if snapshot.moment.batch > after)
+    def _later(self) -> Iterator[Snapshot]:
+        return (snapshot for snapshot in self._waiting if snapshot.moment.batch > self._handed_over)
 
     def close(self) -> None:
         """The run is over."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ import pytest
 import torch
 from ray import cloudpickle
 from small_models import Linear, batches
+from torch.distributed import TCPStore
 
 import raylight as pl
 from raylight.callbacks import ModelCheckpoint
-from raylight.engine.failures import Failure, revive
+from raylight.engine.failures import Failure, describe, revive
 from raylight.utilities.exceptions import UnpicklableError, WorkerError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(60)]
@@ -231,3 +235,59 @@ def test_lines_of_code_that_a_worker_lacks(tmp_path: Path) -> None:
         f'{frame}    second()\n{frame}    shown already\n  File "absent.py", line 1, in step\nValueError: text\n'
     )
     assert str(error.__cause__).endswith(completed)
+
+
+def lost_peer() -> None:
+    TCPStore("127.0.0.1", 1, world_size=2, is_master=False, timeout=timedelta(milliseconds=10))
+
+
+def collective_without_a_group() -> None:
+    torch.distributed.all_reduce(torch.zeros(1))
+
+
+def raised(error: BaseException) -> Callable[[], None]:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("step", "collateral"),
+    [
+        (lost_peer, True),
+        (raised(WorkerError("The stream of a Ray Dataset has ended early: gone")), True),
+        (raised(KeyError("igloo")), False),
+        (raised(ConnectionRefusedError("Connection refused")), False),
+        (raised(BrokenPipeError("Broken pipe")), False),
+        (raised(RuntimeError("gloo: Connection closed by peer")), False),
+        (collective_without_a_group, False),
+    ],
+)
+def test_what_a_lost_peer_causes(step: Callable[[], None], collateral: bool) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  of any kind
+        step()
+    assert describe(caught.value, 0, "node", 1).is_collateral is collateral
+
+
+class OnlyThere(Exception):
+    """Can be made again in the process that has raised it only."""
+
+    def __reduce__(self) -> Any:
+        return made_in, (os.getpid(), str(self))
+
+
+def made_in(pid: int, text: str) -> OnlyThere:
+    if os.environ.get("ELSEWHERE"):
+        raise RuntimeError("no such device")
+    return OnlyThere(text)
+
+
+def test_an_exception_that_cannot_be_unpickled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = describe(OnlyThere("on the device"), 1, "node", 7)
+    assert failure.pickled is not None
+    monkeypatch.setenv("ELSEWHERE", "1")
+    error = revive(failure)
+    assert isinstance(error, WorkerError)
+    assert str(error).endswith("OnlyThere: on the device (on rank 1, node node, pid 7)")
+    assert error.rank == 1

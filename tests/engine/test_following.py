@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError, RaySystemError
 
 from raylight.callbacks import RichProgressBar
 from raylight.config.messages import Event, Metrics, Outcome, Pace, Progress, TrainerFn
 from raylight.display import Display
 from raylight.engine import following
 from raylight.engine.actor import Outbox, WorkerInfo
-from raylight.engine.following import Following
+from raylight.engine.following import Following, WorkersLostError
+from raylight.engine.interrupt import StopWish
 from raylight.engine.pulse import Heartbeat
 from raylight.engine.recovery import Listener
+from raylight.utilities.exceptions import UnpicklableError
 from raylight.worker.state import TrainState
 
 RANKS = 64
@@ -56,7 +59,10 @@ class LocalWire:
         if method == "events":
             return self._threads.submit(worker.events, *args)
         answer: Future[Any] = Future()
-        answer.set_result(getattr(worker, method)(*args))
+        told = getattr(worker, method)(*args)
+        if isinstance(told, Future):
+            return told
+        answer.set_result(told)
         return answer
 
     def wait(self, references: list[Any], seconds: float | None, count: int = 1) -> list[Any]:
@@ -165,6 +171,81 @@ def test_without_a_bar_and_a_limit_for_hangs_no_heartbeat_is_asked_for() -> None
         )
         attempt.run({over: 0}, threading.Event())
     assert heard == [Metrics({}, 0)]
+
+
+class Stopping(SimulatedRank):
+    """Answers ``hold`` when it is told to; keeps what it hears."""
+
+    def __init__(self, rank: int, answers: bool = True) -> None:
+        super().__init__(rank)
+        self.answers = answers
+        self.heard: list[tuple[Any, ...]] = []
+        self.num_asked = 0
+
+    def events(self, seconds: float) -> list[Event]:
+        self.num_asked += 1
+        return super().events(seconds)
+
+    def hold(self, number: int) -> Any:
+        return self.rank + 3 if self.answers else Future()
+
+    def stop_at(self, *told: Any) -> None:
+        self.heard.append(told)
+
+
+def follow(ranks: list[Stopping], running: dict[Any, int], stop: Any) -> dict[int, Outcome]:
+    with ThreadPoolExecutor(2) as threads:
+        listener, wire = Listener(lambda event: None), LocalWire(threads)
+        infos = INFOS[: len(ranks)]
+        try:
+            return Following(ranks, infos, 1, listener, None, None, lambda: False, False, wire).run(running, stop)
+        finally:
+            ranks[0].outbox.close()
+
+
+def test_a_wish_to_stop_outlives_the_attempt_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "kill", lambda worker, info: None)
+    ranks = [Stopping(0), Stopping(1)]
+    running: dict[Any, int] = {Future(): 0, Future(): 1}
+    stop = StopWish()
+    stop.terminate()
+    gone = list(running)[1]
+    threading.Timer(0.5, gone.set_exception, [RayActorError()]).start()
+    threading.Timer(0.6, list(running)[0].set_result, [Outcome(state=None)]).start()
+    with pytest.raises(WorkersLostError):
+        follow(ranks, running, stop)
+    assert [rank.heard for rank in ranks] == [[(1, 4, False, True)]] * 2
+    assert stop.is_set()
+
+
+def test_a_rank_that_does_not_say_where_it_can_stop_holds_up_nobody() -> None:
+    ranks = [Stopping(0), Stopping(1, answers=False)]
+    running: dict[Any, int] = {Future(): 0, Future(): 1}
+    for reference in running:
+        threading.Timer(0.6, reference.set_result, [Outcome(state=None)]).start()
+    stop = StopWish()
+    stop.set()
+    assert len(follow(ranks, running, stop)) == 2
+    assert ranks[0].heard == []
+
+
+def test_a_rank_that_is_done_is_asked_for_no_events() -> None:
+    ranks = [Stopping(0), Stopping(1)]
+    first, second = Future[Any](), Future[Any]()
+    first.set_result(Outcome(state=None))
+    ranks[0].outbox.close()
+    threading.Timer(1.0, second.set_result, [Outcome(state=None)]).start()
+    assert len(follow(ranks, {first: 0, second: 1}, threading.Event())) == 2
+    assert ranks[0].num_asked <= 3
+
+
+def test_what_cannot_be_unpickled_here_is_no_lost_worker() -> None:
+    foreign: Future[Any] = Future()
+    foreign.set_exception(RaySystemError("No module named 'theirs'"))
+    with pytest.raises(
+        UnpicklableError, match="What rank 0 has returned cannot be unpickled here: System error: No module"
+    ):
+        follow([Stopping(0)], {foreign: 0}, threading.Event())
 
 
 class TinyActor:
