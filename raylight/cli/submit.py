@@ -35,8 +35,10 @@ EPILOG = f"""\
 Options may stand before and behind the script; what else is behind it are its own arguments, and so is all behind --.
 
 Files: the job's working directory on the cluster is a copy, and a new one each time. Relative paths of a Trainer's
-default_root_dir, of loggers and of ModelCheckpoint lie in the run's folder instead, {DEFAULT_STORAGE}/RUN-ID on the
-cluster's head, or --storage/RUN-ID. Paths that are absolute, and URIs, are kept.
+default_root_dir, of loggers, ModelCheckpoint, predict(write_to=) and sweeps lie in the run's folder instead, on the
+cluster's head: {DEFAULT_STORAGE}/RUN-ID, or --storage/RUN-ID. Paths that are absolute, and URIs, are kept.
+
+Secrets: what the script's arguments say stands in Ray's list of jobs and in the log; --env-file does not.
 
 exit status: 0 where the job succeeded, the script's own where it failed, 143 where it was stopped, 2 for bad input, 130
 after Ctrl-C, which leaves the job alone; with --no-follow 0 where it was accepted.
