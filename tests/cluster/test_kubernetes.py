@@ -120,7 +120,7 @@ def test_what_is_mounted_is_there(loaded, name):
 def test_a_run_that_failed_goes_on_under_its_id(loaded):
     spec = loaded("rayjob")["spec"]
     variables = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
-    assert variables == {RUN_ID_VARIABLE: "train-1", LAUNCHER_VARIABLE: "ray"}
+    assert variables == {RUN_ID_VARIABLE: "train-1"}
     assert spec["backoffLimit"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
 
@@ -134,6 +134,14 @@ def test_all_files_of_a_run_lie_on_the_volume(loaded, name, monkeypatch):
     mounts = tuple(f"{mount['mountPath']}/train-1/" for mount in head["volumeMounts"])
     for path in ("logs", "checkpoints/best"):
         assert str(below_run(path)).startswith(mounts)
+
+
+def test_a_trainer_of_one_worker_leaves_the_head(loaded):
+    spec = loaded("rayjob")["spec"]["rayClusterSpec"]
+    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": LAUNCHER_VARIABLE, "value": "ray"} in head["env"]
+    (worker,) = pod(spec)["containers"]
+    assert "env" not in worker  # a trial of Ray Tune trains where it is
 
 
 @pytest.mark.parametrize("name", ["raycluster", "rayjob"])

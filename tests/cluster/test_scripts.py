@@ -124,12 +124,13 @@ def test_a_job_that_is_stopped_has_time_to_save(files, run, other_ray, given, gr
     assert result.stdout.splitlines() == [granted]
 
 
-def test_slurm_sends_a_trainer_of_one_device_to_ray(files, run, other_ray):
-    job = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "2", "RAYLIGHT_VENV": "none"}
-    variables = other_ray("exit 0")
+@pytest.mark.parametrize(("given", "launcher"), [({}, "ray"), ({"RAYLIGHT_LAUNCHER": "local"}, "local")])
+def test_slurm_sends_a_trainer_of_one_device_to_ray(files, run, other_ray, given, launcher):
+    job = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_ON_NODE": "2"}
+    variables = other_ray('echo "ray ${RAYLIGHT_LAUNCHER:-unset}"; until [[ $1 == -- ]]; do shift; done; "${@:2}"')
     srun = Path(variables["PATH"].split(os.pathsep)[0]) / "srun"
-    srun.write_text('#!/bin/bash\necho "$RAYLIGHT_LAUNCHER $RAYLIGHT_RUN_ID"\n')
+    srun.write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\n"$@"\n')
     srun.chmod(0o755)
-    for given, launcher in (({}, "ray"), ({"RAYLIGHT_LAUNCHER": "local"}, "local")):
-        told = run("bash", files / "slurm" / "train.sbatch", **job, **variables, **given)
-        assert set(told.stdout.splitlines()) == {f"{launcher} slurm-7"}
+    script = ["bash", "-c", 'echo "script $RAYLIGHT_LAUNCHER"']
+    told = run("bash", files / "slurm" / "train.sbatch", *script, RAYLIGHT_VENV="none", **job, **variables, **given)
+    assert (told.returncode, told.stdout) == (0, f"ray unset\nscript {launcher}\n"), told.stderr
