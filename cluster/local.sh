@@ -84,6 +84,8 @@ run_head() { # run_head CPUS [OPTIONS]: does not return
     shift
     # A head that ends takes the cluster with it: there is nothing to wait for.
     export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S:-0}
+    # For a job that is told to stop, to save first; Ray grants 3 seconds otherwise.
+    export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
     exec ray start --head --block --port="$port" --num-cpus="$cpus" \
         --dashboard-host="$dashboard_host" --dashboard-port="$dashboard_port" --disable-usage-stats "$@"
 }
@@ -132,7 +134,10 @@ status() {
     need_ray
     runs || fail "no cluster runs that '$0 start' has started."
     local text deadline=$((SECONDS + status_seconds))
-    while text=$(ray status --address "127.0.0.1:$port") && [[ $text == "No cluster status"* ]]; do
+    while true; do
+        text=$(ray status --address "127.0.0.1:$port") || fail "no answer from the cluster at 127.0.0.1:$port, see" \
+            "above. Are RAYLIGHT_PORT and the token those that '$0 start' had?"
+        [[ $text == "No cluster status"* ]] || break
         ((SECONDS < deadline)) || break # it comes some seconds after the start
         sleep 1
     done

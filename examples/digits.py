@@ -132,7 +132,6 @@ def main() -> None:
     logger = TensorBoardLogger(args.logdir, name="digits")
 
     trainer = pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=args.devices,
         precision=args.precision,
         accumulate_grad_batches=2,  # an optimizer step every second batch

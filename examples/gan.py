@@ -188,7 +188,6 @@ def main() -> None:
     logger = pl.loggers.TensorBoardLogger(args.logdir, name="gan")
 
     trainer = pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=args.workers,
         # Each backward concerns one of the two networks; DDP must not wait for the other's gradients.
         strategy="auto" if args.workers == 1 else "ddp_find_unused_parameters_true",

@@ -184,7 +184,6 @@ def main() -> None:
     if args.ema:
         callbacks.append(pl.callbacks.EMAWeightAveraging(decay=0.98))
     trainer = pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=args.workers,
         precision=args.precision,
         accumulate_grad_batches=args.accumulate,

@@ -94,7 +94,6 @@ def main() -> None:
         train, test = train.materialize(), test.materialize()
 
     trainer = pl.Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=args.workers,
         # Ray Data needs CPUs as well: the workers must not take them all.
         resources_per_worker=None if args.workers == 1 else {"CPU": 0.5},

@@ -39,7 +39,7 @@ from raylight.config.messages import (
     TrainerFn,
     TrainerStatus,
 )
-from raylight.config.run_id import in_run_folder, run_id
+from raylight.config.run_id import below_run, in_run_folder, run_id
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.display import Display, print_results
@@ -338,6 +338,7 @@ class Trainer(TrainerView):
                 "predict(write_to=...) writes the predictions of all data: leave out limit_predict_batches and "
                 "fast_dev_run, or give it less data."
             )
+        path = below_run(path)
         return os.path.abspath(os.path.expanduser(path)) if storage.is_local(path) else storage.join(path)
 
     @property

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             status = _run(result, kill, options)
             if status != 0:
                 print(f"raylight chaos: the {name} run has failed with exit status {status}", file=sys.stderr)
-                return status
+                return 128 - status if status < 0 else status  # of a signal, as a shell tells it
             results.append(torch.load(result, weights_only=True))
     return _report(*results)
 
@@ -118,8 +118,15 @@ def differences(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> list
         for kind in ("weights", "metrics"):
             for name in sorted({*one[kind], *other[kind]}):
                 values = one[kind].get(name), other[kind].get(name)
-                if None in values or not torch.equal(*values):
+                if None in values or not _same(*values):
                     found.append(f"fit {number}: {kind} {name!r} differ")
         if one["steps"] != other["steps"]:
             found.append(f"fit {number}: {one['steps']} steps, and {other['steps']} in the disturbed run")
     return found
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """To the last bit, be it NaN."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,11 @@ def connect(given: str | None) -> Any:
         logging.getLogger(f"ray.{talkative}").setLevel(logging.WARNING)
     _check_version(address, str(client._server_ray_version))
     return client
+
+
+def without_passwords(text: str) -> str:
+    """``text`` with ``<redacted>`` in the place of each URL's password."""
+    return re.sub(r"(?<=://)([^\s/?#:@]*):[^\s/?#]*@", r"\1:<redacted>@", text)
 
 
 @contextlib.contextmanager

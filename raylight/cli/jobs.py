@@ -13,17 +13,19 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from raylight.callbacks.progress.bar_lines import BAR_MARK
-from raylight.cli.job_client import ADDRESS_HELP, RUN_ID_KEY, UNDER_WAY, connect, find, told
+from raylight.cli.job_client import ADDRESS_HELP, RUN_ID_KEY, UNDER_WAY, connect, find, told, without_passwords
 from raylight.utilities.exceptions import SIGTERM_STATUS, ClusterError, RaylightError
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, LOST, INTERRUPTED = 1, 2, 3, 130
 """Exit status."""
 ATTEMPTS = 5
 """To get a further character of a log whose connection was lost."""
 SECONDS_BETWEEN_ATTEMPTS = 2.0
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_END = 30.0
-"""After the end of a job's log, for its state; and for a job that was told to stop."""
+"""After the end of a job's log, for its state."""
+SECONDS_TO_STOP = 90.0
+"""For a job that was told to stop: more than the 60 that the files of ``cluster/`` grant."""
 TQDM = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 
 
@@ -39,7 +41,9 @@ def add_commands(commands: Any) -> None:
         "stop",
         help="stop a job, saving first",
         description="Stop a job: training stops at the next batch and saves what `raylight submit` with the same run "
-        "id goes on from. Ray grants 3 s for that (RAY_JOB_STOP_WAIT_TIME_S, in the environment of the cluster).",
+        "id goes on from. Ray grants 3 s for that, unless RAY_JOB_STOP_WAIT_TIME_S in the environment of the cluster's "
+        "head says otherwise; the files of cluster/ say 60. The exit status is 1 where it is still stopping after "
+        f"{SECONDS_TO_STOP:g} s.",
     )
     stop.add_argument("id", help=ids)
     for parser, run in ((status, show_status), (logs, show_logs), (stop, stop_job)):
@@ -54,10 +58,15 @@ def _complaining(command: str, run: Callable[[Any, argparse.Namespace], int]) ->
             with told(client.get_address()):
                 return run(client, options)
         except RaylightError as error:
-            print(f"{command}: {error}", file=sys.stderr)
+            print(without_passwords(f"{command}: {error}"), file=sys.stderr)
             return BAD_INPUT
 
     return carry_out
+
+
+def address_option(given: str | None) -> str:
+    """What further commands have behind the id, to reach the same cluster; may be empty."""
+    return f" --address {shlex.quote(without_passwords(given))}" if given else ""
 
 
 # ------------------------------------------------------------------------------------------------ status
@@ -121,8 +130,7 @@ def show_logs(client: Any, options: argparse.Namespace) -> int:
     """Print what a job has written, and with ``--follow`` what it writes."""
     job = find(client, options.id)
     if options.follow:
-        address = f" --address {shlex.quote(options.address)}" if options.address else ""
-        return follow(client, job.submission_id, _run_id(job) or job.submission_id, address)
+        return follow(client, job.submission_id, _run_id(job) or job.submission_id, address_option(options.address))
     terminal = LogPrinter()
     terminal.write(client.get_job_logs(job.submission_id))
     terminal.close()
@@ -134,26 +142,32 @@ def follow(client: Any, submission_id: str, name: str, address: str) -> int:
 
     Args:
         name: What its owner calls it.
-        address: The option of further commands that says where it is; may be empty.
-
-    Raises:
-        ClusterError: The connection was lost for good.
+        address: Of ``address_option``.
     """
     terminal = LogPrinter()
     try:
-        asyncio.run(_tail(client, submission_id, terminal))
-        job = _ended(client, submission_id)
+        with told(client.get_address()):
+            asyncio.run(_tail(client, submission_id, terminal))
+            job = _ended(client, submission_id, SECONDS_TO_END)
     except KeyboardInterrupt:
         terminal.close()
-        print(
-            f"\n{name} goes on. Its log again: raylight logs --follow {name}{address}\n"
-            f"To stop it, saving first: raylight stop {name}{address}",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+        return _leave(f"\n{name} goes on.", name, address, INTERRUPTED)
+    except ClusterError as error:
+        terminal.close()
+        return _leave(f"{error}\nThis does not end {name}.", name, address, LOST)
     finally:
         terminal.close()
     return _report(job, name)
+
+
+def _leave(reason: str, name: str, address: str, status: int) -> int:
+    """Say that a job is no longer followed, and what can be done; the exit status."""
+    print(
+        f"{without_passwords(reason)} Its log again: raylight logs --follow {name}{address}\n"
+        f"To stop it, saving first: raylight stop {name}{address}",
+        file=sys.stderr,
+    )
+    return status
 
 
 async def _tail(client: Any, submission_id: str, terminal: LogPrinter) -> None:
@@ -177,9 +191,9 @@ async def _tail(client: Any, submission_id: str, terminal: LogPrinter) -> None:
         await asyncio.sleep(SECONDS_BETWEEN_ATTEMPTS)
 
 
-def _ended(client: Any, submission_id: str) -> Any:
-    """The job's last state."""
-    deadline = time.monotonic() + SECONDS_TO_END
+def _ended(client: Any, submission_id: str, seconds: float) -> Any:
+    """The job's last state, or that after so many seconds."""
+    deadline = time.monotonic() + seconds
     while True:
         job = client.get_job_info(submission_id)
         if job.status.value not in UNDER_WAY or time.monotonic() > deadline:
@@ -252,6 +266,10 @@ def stop_job(client: Any, options: argparse.Namespace) -> int:
         print(f"{job.submission_id} has ended: {job.status.value.lower()}")
         return 0
     client.stop_job(job.submission_id)
-    job = _ended(client, job.submission_id)
+    job = _ended(client, job.submission_id, SECONDS_TO_STOP)
+    if job.status.value in UNDER_WAY:
+        look = f"raylight status {job.submission_id}{address_option(options.address)}"
+        print(f"{job.submission_id} is stopping. Whether it has ended: {look}")
+        return FAILED
     print(f"{job.submission_id}: {job.status.value.lower()}")
-    return FAILED if job.status.value in UNDER_WAY else 0
+    return 0

@@ -23,9 +23,10 @@ from raylight.cli.job_client import (
     number_of,
     submissions,
     told,
+    without_passwords,
 )
 from raylight.cli.job_files import check_working_dir, read_env_file
-from raylight.cli.jobs import BAD_INPUT, follow
+from raylight.cli.jobs import BAD_INPUT, address_option, follow
 from raylight.config.flags import LAUNCHER_VARIABLE
 from raylight.config.run_id import DEFAULT_STORAGE, RUN_ID_VARIABLE, STORAGE_VARIABLE, check_run_id
 from raylight.utilities.exceptions import ClusterError, MisconfigurationException, RaylightError
@@ -35,11 +36,14 @@ EPILOG = f"""\
 Options may stand before and behind the script; what else is behind it are its own arguments, and so is all behind --.
 
 Files: the job's working directory on the cluster is a copy, and a new one each time. Relative paths of a Trainer's
-default_root_dir, of loggers and of ModelCheckpoint lie in the run's folder instead, {DEFAULT_STORAGE}/RUN-ID on the
-cluster's head, or --storage/RUN-ID. Paths that are absolute, and URIs, are kept.
+default_root_dir, of loggers, ModelCheckpoint, predict(write_to=) and sweeps lie in the run's folder instead, on the
+cluster's head: {DEFAULT_STORAGE}/RUN-ID, or --storage/RUN-ID. Paths that are absolute, and URIs, are kept.
 
-exit status: 0 where the job succeeded, the script's own where it failed, 143 where it was stopped, 2 for bad input, 130
-after Ctrl-C, which leaves the job alone; with --no-follow 0 where it was accepted.
+Secrets: what the script's arguments say stands in Ray's list of jobs and in the log; --env-file does not.
+
+exit status: 0 where the job succeeded, the script's own where it failed, 143 where it was stopped, 2 for bad input; 130
+after Ctrl-C and 3 where the connection was lost while the log was followed, both of which leave the job alone; with
+--no-follow 0 where it was accepted.
 
 example: raylight submit train.py --epochs 10 --address http://head:8265 --gpus 4 --run-id digits --storage s3://runs
 """
@@ -63,14 +67,15 @@ def main(arguments: Sequence[str]) -> int:
             submission_id = _submit(client, job, options.run_id)
             return _accompany(client, submission_id, options)
     except RaylightError as error:
-        print(f"raylight submit: {error}", file=sys.stderr)
+        print(without_passwords(f"raylight submit: {error}"), file=sys.stderr)
         return BAD_INPUT
 
 
 def _accompany(client: Any, submission_id: str, options: argparse.Namespace) -> int:
     """Follow the job, or say how to."""
-    print(f"run {options.run_id}: submitted as {submission_id} to {client.get_address()}", flush=True)
-    address = f" --address {shlex.quote(options.address)}" if options.address else ""
+    where = without_passwords(client.get_address())
+    print(f"run {options.run_id}: submitted as {submission_id} to {where}", flush=True)
+    address = address_option(options.address)
     if options.follow:
         return follow(client, submission_id, options.run_id, address)
     for command in ("logs --follow", "stop"):

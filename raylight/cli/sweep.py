@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raylight.cli.capture import FitCall, first_fit, maker_of
 from raylight.utilities import aliases
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.secrets import redact
 
+if TYPE_CHECKING:
+    from raylight.sweeps.result import SweepResult
+
 USAGE = "raylight sweep script.py --set NAME=DISTRIBUTION [--set ...] [option ...] [-- script's argument ...]"
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit status."""
+ASKED = ("metric", "mode", "num_samples", "search", "max_concurrent", "grace_period", "seed", "workers_per_trial")
+"""Options that are arguments of ``sweep``; its own defaults count where they are left out."""
+OF_A_NEW_ONE = ("set", "metric", "mode", "storage", "name")
+"""Options that ``--resume`` does not go with."""
 EPILOG = """\
 distributions: uniform(a, b), loguniform(a, b), randint(a, b), lograndint(a, b), randn(mean, sd), quniform(a, b, step),
 choice(x, y, ...), grid_search(x, y, ...); anything else is a constant. They are parsed, not run.
@@ -46,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(str(error))
     if not space and options.resume is None:
         parser.error("give at least one --set NAME=DISTRIBUTION")
+    if options.resume is not None and (fixed := [f"--{name}" for name in OF_A_NEW_ONE if getattr(options, name)]):
+        parser.error(f"{', '.join(fixed)}: a sweep that is resumed has it from its folder")
     aliases.install()
     try:
         call = first_fit(options.script, scripts)
@@ -56,11 +67,16 @@ def main(arguments: Sequence[str]) -> int:
         print(f"raylight sweep: {options.script!r} ended without a call of Trainer.fit", file=sys.stderr)
         return BAD_INPUT
     try:
-        _search(call, options, space)
+        result = _search(call, options, space)
     except (MisconfigurationException, FileNotFoundError) as error:
         print(f"raylight sweep: {error}", file=sys.stderr)
         return BAD_INPUT
-    return 0
+    _tell(result, options.plot)
+    if not result.interrupted:
+        return 0
+    again = shlex.join([options.script, "--resume", result.path, *(["--", *scripts] if scripts else [])])
+    print(f"interrupted; go on with: raylight sweep {again}")
+    return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,18 +86,20 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("script", help="path of the script")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=DISTRIBUTION", help="what trials vary")
-    parser.add_argument("--metric", default="val_loss", help="name of a logged metric (val_loss)")
-    parser.add_argument("--mode", choices=("min", "max"), default="min", help="what is better (min)")
-    parser.add_argument("--num-samples", type=int, default=10, help="trials (10)")
-    parser.add_argument("--scheduler", choices=("asha", "pbt", "hyperband", "none"), default="asha", help="(asha)")
-    parser.add_argument("--search", choices=("random", "optuna"), default="random", help="(random)")
+    parser.add_argument("--metric", help="name of a logged metric (val_loss)")
+    parser.add_argument("--mode", choices=("min", "max"), help="what is better (min)")
+    parser.add_argument("--num-samples", type=int, help="trials (10)")
+    parser.add_argument("--scheduler", choices=("asha", "pbt", "hyperband", "none"), help="(asha)")
+    parser.add_argument("--search", choices=("random", "optuna"), help="(random)")
     parser.add_argument("--workers-per-trial", type=int, help="(as many as the script's Trainer has)")
     parser.add_argument("--max-concurrent", type=int, help="trials at a time (as many as there is room for)")
-    parser.add_argument("--grace-period", type=int, default=1, help="reports before which no trial is ended (1)")
+    parser.add_argument("--grace-period", type=int, help="reports before which no trial is ended (1)")
     parser.add_argument("--storage", help="folder, or URI, of all sweeps (raylight_sweeps)")
     parser.add_argument("--name", help="of this one's folder in it (by date and time)")
     parser.add_argument("--seed", type=int, help="of the search")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with the sweep of this folder")
+    parser.add_argument(
+        "--resume", metavar="FOLDER", help="go on with the sweep of this folder; more --num-samples add trials"
+    )
     parser.add_argument("--plot", metavar="FILE", help="write curves and parallel coordinates into a picture")
     return parser
 
@@ -104,29 +122,26 @@ def _assignment(text: str) -> tuple[str, Any]:
     return name.strip(), parse(expression)
 
 
-def _search(call: FitCall, options: argparse.Namespace, space: dict[str, Any]) -> None:
+def _search(call: FitCall, options: argparse.Namespace, space: dict[str, Any]) -> SweepResult:
     from raylight.sweeps import resume, sweep
 
-    asked: dict[str, Any] = {
-        **_recipe(call),
-        "space": space,
-        "workers_per_trial": options.workers_per_trial or _workers(call),
-        "scheduler": None if options.scheduler == "none" else options.scheduler,
-    }
-    for name in ("metric", "mode", "num_samples", "search", "max_concurrent", "grace_period", "seed"):
-        asked[name] = getattr(options, name)
-    if options.resume is None:
-        result = sweep(**asked, storage=options.storage, name=options.name)
-    else:
-        result = resume(options.resume, **_recipe(call))
+    asked = {name: getattr(options, name) for name in ASKED if getattr(options, name) is not None}
+    if options.scheduler is not None:
+        asked["scheduler"] = None if options.scheduler == "none" else options.scheduler
+    asked.update(_recipe(call))
+    if options.resume is not None:
+        return resume(options.resume, **asked)
+    asked.setdefault("workers_per_trial", _workers(call))
+    return sweep(space=space, **asked, storage=options.storage, name=options.name)
+
+
+def _tell(result: SweepResult, plot: str | None) -> None:
     if any(trial.best is not None for trial in result.trials):
         best = ", ".join(f"{name}={value}" for name, value in redact(result.best_params)[0].items())
         print(f"best: {result.metric}={result.best_value:.6g} with {best}\ncheckpoint: {result.best_checkpoint}")
-    if options.plot is not None:
-        result.plot().savefig(options.plot)
-        print(f"plot: {os.path.abspath(options.plot)}")
-    if result.interrupted:
-        print(f"interrupted; go on with: raylight sweep {options.script} --resume {result.path}")
+    if plot is not None:
+        result.plot().savefig(plot)
+        print(f"plot: {os.path.abspath(plot)}")
 
 
 def _recipe(call: FitCall) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A run that is submitted to a cluster: its name, and the folder that all its submissions share.
 
 The working directory of a job is a new one each time, so paths that are relative in the script lie in that folder.
-Runs on the driver: ``raylight submit`` sets these variables for it alone.
+Runs on the driver.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 
 from raylight.checkpoint import storage
 from raylight.config.flags import TrainerConfig
@@ -36,13 +37,20 @@ def check_run_id(text: str) -> str:
 
 
 def run_id() -> str | None:
-    """Name of the run that this process is a submission of; None where it is none.
+    """Name of the run that this process is a submission of; None where it is none, and in Ray's workers.
+
+    A Trainer there, as in a trial of Ray Tune, is not the run, though it may see the variable.
 
     Raises:
         MisconfigurationException: The environment has one that cannot be a name.
     """
     text = os.environ.get(RUN_ID_VARIABLE, "")
-    return check_run_id(text) if text else None
+    return check_run_id(text) if text and not _is_ray_worker() else None
+
+
+def _is_ray_worker() -> bool:
+    ray = sys.modules.get("ray")  # which such a process has always imported
+    return ray is not None and ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def run_folder(local: bool = False) -> str:

@@ -92,9 +92,18 @@ def _batches(beat: Heartbeat | None) -> int:
 def kill(worker: Any, info: WorkerInfo) -> None:
     """End a process that may not answer any more."""
     ray.kill(worker)
+    with contextlib.suppress(ProcessLookupError):
+        kill_process(info)
+
+
+def kill_process(info: WorkerInfo) -> None:
+    """SIGKILL, on whichever node it is.
+
+    Raises:
+        ProcessLookupError: It is a process of this node, and gone.
+    """
     if info.node_id == ray.get_runtime_context().get_node_id():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(info.pid, signal.SIGKILL)
+        os.kill(info.pid, signal.SIGKILL)
         return
     there = NodeAffinitySchedulingStrategy(info.node_id, soft=False)
     end: Any = ray.remote(num_cpus=0, max_retries=0)(os.kill)

@@ -14,6 +14,7 @@ from raylight.checkpoint import storage as files
 from raylight.config import legacy
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource
+from raylight.config.run_id import below_run
 from raylight.core.datamodule import LightningDataModule
 from raylight.core.module import LightningModule
 from raylight.engine.portable import verify_portable
@@ -160,7 +161,7 @@ def sweep(
         verbose=verbose,
     )  # fmt: skip
     targets = _verify(asked)
-    root = _absolute(FOLDER if storage is None else os.fspath(storage))
+    root = _absolute(os.fspath(below_run(FOLDER if storage is None else storage)))
     folder = files.join(root, _free_name(root, name))
     record = SweepRecord(folder, metric, mode, _encoded(asked))
     if search == RANDOM:

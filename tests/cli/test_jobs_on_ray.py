@@ -114,7 +114,6 @@ def test_a_stopped_run_goes_on_where_it_was(command: Command, tmp_path: Path, wa
 
     whole = submit("whole")
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    assert "240" not in whole.stdout
     assert "Epoch 3/3" in whole.stdout
     assert "run whole: succeeded" in whole.stdout
     assert "hidden-treasure" not in whole.stdout + whole.stderr
@@ -200,12 +199,12 @@ def test_a_trainer_is_not_let_in(
     gcs = address_file.read_text().strip()
     script = "import raylight as pl; from raylight.demos.boring_classes import BoringModel;"
     script += "pl.Trainer(num_workers=1, logger=False).fit(BoringModel())"
-    for token, reason in (("", "wants a token"), ("wrong-token", "wants another token")):
+    other = f"The cluster at {gcs} asks for its token, and the token that was sent is not its own"
+    for token, reason in (("", "RAY_AUTH_MODE is token, but there is no token"), ("wrong-token", other)):
         told = subprocess.run(
             [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100,
             env={**environment, "RAY_ADDRESS": gcs, "RAY_AUTH_TOKEN": token},
         )  # fmt: skip
         assert told.returncode == 1
-        assert f"ClusterError: The cluster {gcs} " in told.stderr
-        assert reason in told.stderr
+        assert f"ClusterError: {reason}" in told.stderr
         assert "export RAY_AUTH_TOKEN=" in told.stderr

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
+import requests
 
 from raylight.cli import job_client, job_files, jobs, submit
 from raylight.cli.main import main
@@ -149,11 +153,11 @@ def test_env_files(tmp_path: Path) -> None:
     file = tmp_path / "e.env"
     file.write_text("\n# a comment\nA = 1\nexport B='two words'\nC=a=b#c\nD=\n")
     assert job_files.read_env_file(str(file)) == {"A": "1", "B": "two words", "C": "a=b#c", "D": ""}
-    for line in ("my secret", "1A=secret", "=secret"):
+    for line in ("my hidden-treasure", "1A=hidden-treasure", "=hidden-treasure"):
         file.write_text(f"A=1\n{line}\n")
         with pytest.raises(MisconfigurationException, match="line 2: expected KEY=VALUE") as refused:
             job_files.read_env_file(str(file))
-        assert "secret." not in str(refused.value).replace("hold a secret.", "")
+        assert "hidden-treasure" not in str(refused.value)
     file.write_text("RAYLIGHT_RUN_ID=x\n")
     assert "sets RAYLIGHT_RUN_ID, and so does an option" in refusal("train.py", "--env-file", str(file))
 
@@ -227,3 +231,95 @@ def test_a_bar_stays_in_its_place(capsys: pytest.CaptureFixture[str], monkeypatc
     terminal.close()
     assert capsys.readouterr().out == "start\n\r\x1b[KEpoch 0 1/2\r\x1b[KEpoch 0 2/2\nend\n"
     assert terminal.count == len("".join(lines))
+
+
+class Cluster:
+    """Stands for Ray's client: a job that runs, with a log that cannot be followed."""
+
+    def __init__(self, state: str = "RUNNING") -> None:
+        self.state = state
+        self.stopped: list[str] = []
+
+    def get_address(self) -> str:
+        return "http://me:hidden-treasure@head:8265"
+
+    def list_jobs(self) -> list[Any]:
+        return [self.get_job_info("x-1")]
+
+    def get_job_info(self, submission_id: str) -> Any:
+        return SimpleNamespace(
+            submission_id=submission_id, job_id=None, metadata={"raylight_run_id": "x"}, start_time=1,
+            status=SimpleNamespace(value=self.state),
+        )  # fmt: skip
+
+    def stop_job(self, submission_id: str) -> None:
+        self.stopped.append(submission_id)
+
+    def tail_job_logs(self, submission_id: str) -> Any:
+        raise RuntimeError("closed by http://me:hidden-treasure@head:8265")
+
+
+@pytest.fixture
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SECONDS_BETWEEN_ATTEMPTS", "SECONDS_BETWEEN_LOOKS", "SECONDS_TO_END", "SECONDS_TO_STOP"):
+        monkeypatch.setattr(jobs, name, 0.01)
+
+
+@pytest.mark.usefixtures("_no_patience")
+def test_a_lost_connection_is_not_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    address = jobs.address_option("http://me:hidden-treasure@head:8265")
+    assert jobs.follow(Cluster(), "x-1", "x", address) == 3
+    told = capsys.readouterr().err
+    assert "The connection to http://me:<redacted>@head:8265 was lost: closed by" in told
+    assert "raylight logs --follow x --address 'http://me:<redacted>@head:8265'" in told
+    assert "hidden-treasure" not in told
+
+
+@pytest.mark.usefixtures("_no_patience")
+def test_a_connection_lost_after_the_log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tail(*_: Any) -> None:
+        """The log has ended."""
+
+    def get_job_info(*_: Any) -> None:
+        raise requests.ConnectionError("refused")
+
+    monkeypatch.setattr(jobs, "_tail", tail)
+    monkeypatch.setattr(Cluster, "get_job_info", get_job_info)
+    assert jobs.follow(Cluster(), "x-1", "x", "") == 3
+    assert (
+        "was lost: refused\nThis does not end x. Its log again: raylight logs --follow x\n" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.usefixtures("_no_patience")
+def test_a_job_that_takes_long_to_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster()
+    assert jobs.stop_job(cluster, argparse.Namespace(id="x", address="http://head")) == 1
+    assert cluster.stopped == ["x-1"]
+    look = "raylight status x-1 --address http://head"
+    assert capsys.readouterr().out == f"x-1 is stopping. Whether it has ended: {look}\n"
+
+
+def test_a_stop_waits_longer_than_the_cluster_grants() -> None:
+    assert jobs.SECONDS_TO_STOP > 60
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:a:b@head:8265/x", "http://me:<redacted>@head:8265/x"),
+        ("https://:secret@[::1]:8265", "https://:<redacted>@[::1]:8265"),
+        ("http://me@head:8265", "http://me@head:8265"),
+        ("http://head:8265/x@y", "http://head:8265/x@y"),
+    ],
+)
+def test_passwords_are_not_shown(address: str, shown: str) -> None:
+    assert job_client.without_passwords(f"no {address}: gone") == f"no {shown}: gone"
+
+
+def test_a_refused_address_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["submit", "train.py"], ["status"]):
+        assert main([*command, "--address", "http://me:hidden-treasure@127.0.0.1:9"]) == 2
+        told = capsys.readouterr()
+        assert "There is no dashboard of Ray at http://me:<redacted>@127.0.0.1:9" in told.err
+        assert "hidden-treasure" not in told.out + told.err

@@ -46,7 +46,7 @@ def test_a_script_for_lightning(
     assert [report["step"] for report in trial["reports"]] == [4, 8]  # --epochs 2
     assert trial["reports"][0]["scale"] == 6.0  # twice the script's own
     assert not (tmp_path / "elsewhere").exists()
-    status, again, complained = raylight_sweep(SCRIPT, "--resume", "raylight_sweeps/one")
+    status, again, complained = raylight_sweep(SCRIPT, "--resume", "raylight_sweeps/one", "--", "--epochs", "2")
     assert status == 0, complained
     assert again.splitlines()[-2:] == [line for line in told.splitlines() if line.startswith(("best:", "checkpoint:"))]
 
@@ -59,6 +59,7 @@ def test_a_script_for_lightning(
         (["--set", "lr=logunifor(1,2)"], "did you mean loguniform?"),
         (["--set", "lr=choice(open('x'))"], "is no literal"),
         (["--set", "lr=uniform(0,1)", "--mode", "least"], "invalid choice: 'least'"),
+        (["--resume", "x", "--set", "lr=1", "--mode", "max"], "--set, --mode: a sweep that is resumed has it from its"),
     ],
 )
 def test_bad_options(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

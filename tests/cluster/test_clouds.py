@@ -59,6 +59,11 @@ def test_every_process_wants_the_token(config, cloud):
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_job_that_is_stopped_has_time_to_save(config, cloud):
+    assert "--env RAY_JOB_STOP_WAIT_TIME_S=60" in config(cloud)["docker"]["run_options"]
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
 def test_one_line_names_raylight(files, cloud):
     lines = [line for line in (files / f"{cloud}.yaml").read_text().splitlines() if "pip install --no-input" in line]
     assert [line.strip().split(" # ")[0] for line in lines if " raylight" in line] == [

@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 
+from raylight.config.run_id import STORAGE_VARIABLE
+
 HADOLINT = Path(sys.executable).with_name("hadolint")
 SCHEMA = Path(__file__).with_name("schemas") / "compose.json.gz"
 
@@ -64,5 +66,18 @@ def test_one_head_and_two_workers_with_a_token_and_shared_memory(compose, files,
         assert service["shm_size"] == "2gb"
         assert service["environment"]["RAY_AUTH_TOKEN"].startswith("${RAY_AUTH_TOKEN:?")  # refused where it is not set
         assert f"local.sh {service['command'][0]} " in usage
+    assert head["environment"]["RAY_JOB_STOP_WAIT_TIME_S"] == "60"
     context = files / "docker" / head["build"]["context"]
     assert (context / head["build"]["dockerfile"]).samefile(files / "docker" / "Dockerfile")
+
+
+def test_the_files_of_a_run_outlive_the_container(compose):
+    head = compose["services"]["head"]
+    folders = tuple(volume.rpartition(":")[2] + "/" for volume in head["volumes"])
+    assert head["environment"][STORAGE_VARIABLE].startswith(folders)
+
+
+def test_what_the_environment_says_of_the_image_reaches_its_build(compose, image):
+    arguments = compose["services"]["head"]["build"]["args"]
+    assert arguments["TORCH_INDEX"] == "${TORCH_INDEX:-}"
+    assert arguments.keys() <= set(re.findall(r"^ARG (\w+)", image, re.MULTILINE))

@@ -14,6 +14,9 @@ import jsonschema
 import pytest
 import yaml
 
+from raylight.config.flags import LAUNCHER_VARIABLE
+from raylight.config.run_id import RUN_ID_VARIABLE, below_run
+
 SCHEMAS = Path(__file__).with_name("schemas")
 KINDS = {"RayCluster": "raycluster", "RayJob": "rayjob"}
 QUANTITY = r"^\d+(\.\d+)?(m|[kMGTPE]i?)?$"
@@ -116,12 +119,35 @@ def test_what_is_mounted_is_there(loaded, name):
 
 def test_a_run_that_failed_goes_on_under_its_id(loaded):
     spec = loaded("rayjob")["spec"]
-    assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"RAYLIGHT_RUN_ID": "train-1"}}
+    variables = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    assert variables == {RUN_ID_VARIABLE: "train-1"}
     assert spec["backoffLimit"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
-    (head,) = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
-    root = {entry["name"]: entry["value"] for entry in head["env"]}["PL_TRAINER_DEFAULT_ROOT_DIR"]
-    assert root in {mount["mountPath"] for mount in head["volumeMounts"]}
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_all_files_of_a_run_lie_on_the_volume(loaded, name, monkeypatch):
+    (head,) = cluster_of(loaded(name))["headGroupSpec"]["template"]["spec"]["containers"]
+    for entry in head["env"]:
+        monkeypatch.setenv(entry["name"], entry["value"])
+    monkeypatch.setenv(RUN_ID_VARIABLE, "train-1")
+    mounts = tuple(f"{mount['mountPath']}/train-1/" for mount in head["volumeMounts"])
+    for path in ("logs", "checkpoints/best"):
+        assert str(below_run(path)).startswith(mounts)
+
+
+def test_a_trainer_of_one_worker_leaves_the_head(loaded):
+    spec = loaded("rayjob")["spec"]["rayClusterSpec"]
+    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": LAUNCHER_VARIABLE, "value": "ray"} in head["env"]
+    (worker,) = pod(spec)["containers"]
+    assert "env" not in worker  # a trial of Ray Tune trains where it is
+
+
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_a_job_that_is_stopped_has_time_to_save(loaded, name):
+    (head,) = cluster_of(loaded(name))["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "60"} in head["env"]
 
 
 def test_all_files_name_one_version_of_ray(files):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -74,3 +78,59 @@ def test_stop_without_a_cluster_says_so_and_touches_nothing(files, run, tmp_path
     assert result.returncode == 0
     assert "No cluster runs" in result.stdout
     assert mine.exists()
+
+
+@pytest.fixture
+def other_ray(tmp_path: Path, environment: dict[str, str]) -> Callable[[str], dict[str, str]]:
+    """``other_ray(script)``: the variables with which this script of bash is the command ``ray``."""
+
+    def make(script: str) -> dict[str, str]:
+        command = tmp_path / "bin" / "ray"
+        command.parent.mkdir()
+        command.write_text(f"#!/bin/bash\n{script}\n")
+        command.chmod(0o755)
+        return {"PATH": f"{command.parent}{os.pathsep}{environment['PATH']}", "RAYLIGHT_CLUSTER_DIR": str(tmp_path)}
+
+    return make
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[None]:
+    """What ``local.sh`` takes for a cluster that it has started."""
+    folder = tmp_path / f"raylight-{os.getuid()}"
+    folder.mkdir()
+    command = ["bash", "-c", "sleep 60; exit", f"{folder}/"]
+    with subprocess.Popen(command, start_new_session=True) as cluster:
+        (folder / "pgid").write_text(f"{cluster.pid}\n")
+        yield
+        os.killpg(cluster.pid, signal.SIGKILL)
+
+
+def test_status_says_what_ray_says(files, run, other_ray, started):
+    result = run(files / "local.sh", "status", **other_ray("echo 2.0 CPU"))
+    assert (result.returncode, result.stdout) == (0, "2.0 CPU\n")
+
+
+def test_status_fails_where_ray_does(files, run, other_ray, started):
+    result = run(files / "local.sh", "status", RAYLIGHT_PORT="1234", **other_ray("echo refused >&2; exit 3"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "refused" in result.stderr
+    assert "no answer from the cluster at 127.0.0.1:1234" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "granted"), [({}, "60"), ({"RAY_JOB_STOP_WAIT_TIME_S": "5"}, "5")])
+def test_a_job_that_is_stopped_has_time_to_save(files, run, other_ray, given, granted):
+    result = run(files / "local.sh", "head", "2", **other_ray('echo "$RAY_JOB_STOP_WAIT_TIME_S"'), **given)
+    assert result.stdout.splitlines() == [granted]
+
+
+@pytest.mark.parametrize(("given", "launcher"), [({}, "ray"), ({"RAYLIGHT_LAUNCHER": "local"}, "local")])
+def test_slurm_sends_a_trainer_of_one_device_to_ray(files, run, other_ray, given, launcher):
+    job = {"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_ON_NODE": "2"}
+    variables = other_ray('echo "ray ${RAYLIGHT_LAUNCHER:-unset}"; until [[ $1 == -- ]]; do shift; done; "${@:2}"')
+    srun = Path(variables["PATH"].split(os.pathsep)[0]) / "srun"
+    srun.write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\n"$@"\n')
+    srun.chmod(0o755)
+    script = ["bash", "-c", 'echo "script $RAYLIGHT_LAUNCHER"']
+    told = run("bash", files / "slurm" / "train.sbatch", *script, RAYLIGHT_VENV="none", **job, **variables, **given)
+    assert (told.returncode, told.stdout) == (0, f"ray unset\nscript {launcher}\n"), told.stderr
