@@ -60,6 +60,21 @@ def find_address(asked: str | None = None) -> Address:
     return Address(text, source) if text is not None else Address(None, "")
 
 
+def is_reached(address: str, seconds: float) -> bool:
+    """Whether something listens at HOST:PORT."""
+    try:
+        _knock(address, seconds)
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _knock(address: str, seconds: float) -> None:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), seconds):
+        pass
+
+
 def examine_address(address: Address) -> Finding:
     """Whether the head of the cluster can be reached. The finding is a problem where there is no use in asking Ray."""
     subject = "Ray address"
@@ -88,10 +103,10 @@ def examine_address(address: Address) -> Finding:
             "Give the address of the cluster's head, such as 10.0.0.1:6379, as `ray start` prints it.",
         )
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
-            return ok(subject, f"{text} (from {address.source}) answers.")
+        _knock(text, CONNECT_SECONDS)
     except (OSError, OverflowError) as error:
         return _unreachable(address, error)
+    return ok(subject, f"{text} (from {address.source}) answers.")
 
 
 def _unreachable(address: Address, error: Exception) -> Finding:

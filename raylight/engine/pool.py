@@ -20,6 +20,7 @@ from raylight.engine import cluster, homeward, own_classes, ray_data, user_modul
 from raylight.engine.actor import Attempt, Membership, Parcel, WorkerInfo
 from raylight.engine.base import Sink
 from raylight.engine.following import Following, RegroupError, WorkersLostError
+from raylight.engine.head import HeadWatch
 from raylight.engine.home_files import Home, start_server
 from raylight.engine.interrupt import StopWish, graceful_interrupt
 from raylight.engine.membership import memberships, rank_order
@@ -66,6 +67,7 @@ class WorkerPool:
         """The Datasets of the job at work."""
         self.busy = False
         """A job is at work, and no worker of it is being replaced."""
+        self._head = HeadWatch()
         self._session = ray.get_runtime_context().get_job_id()
         """The connection to Ray that the workers belong to."""
         try:
@@ -323,6 +325,7 @@ class WorkerPool:
             self._shall_regroup,
             job.shows_pace,
             close_data=close_data,
+            look_at_head=self._head.look,
         )
         try:
             return following.run(running, stop)
@@ -344,6 +347,7 @@ class WorkerPool:
             WorkerError: There have been too many failures.
         """
         self.busy = False
+        self._head.wait()
         incidents.take(lost.error)
         dead, before = lost.dead, len(self._seats)
         for _ in range(REPLACEMENTS):

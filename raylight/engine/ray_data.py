@@ -329,6 +329,8 @@ def close(streams: list[list[Stream]]) -> None:
     """Runs on the driver: end the coordinators, and with them whoever still waits for one."""
     import ray
 
+    if not ray.is_initialized():  # the cluster is gone, and they with it
+        return
     coordinators = [getattr(stream.iterator, "_coord_actor", None) for by_rank in streams for stream in by_rank[:1]]
     for coordinator in filter(None, coordinators):
         ray.kill(coordinator)

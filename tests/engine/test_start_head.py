@@ -121,6 +121,23 @@ def test_who_may_not_join(environment: dict[str, str], wait_until: Any) -> None:
         assert "install here what the cluster has" in version
 
 
+@pytest.mark.slow
+def test_the_cluster_ends_while_training(environment: dict[str, str], wait_until: Any, tmp_path: Path) -> None:
+    """An error that a script can catch; Ray would end its process after a minute."""
+    with started_head(environment, wait_until) as (head, address):
+        command = [sys.executable, str(PROGRAM.with_name("endless_fit.py")), "ray", "2"]
+        own = {**environment, "RAY_ADDRESS": address}
+        with subprocess.Popen(command, env=own, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as script:
+            try:
+                wait_until((tmp_path / "ready").exists, 60)
+                head.terminate()
+                _, complaints = script.communicate(timeout=58)
+            finally:
+                script.kill()
+    assert script.returncode == 1
+    assert f"ClusterError: The Ray cluster is gone: its head, {address}, was not reached" in complaints
+
+
 def test_where_no_cluster_is(environment: dict[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
