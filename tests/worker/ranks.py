@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 import warnings
 from multiprocessing.connection import Connection
 from typing import Any
@@ -234,6 +235,28 @@ def fit_with_comm_hook(rank: int, world_size: int, backend: str) -> tuple[int, i
     loader = DataLoader(TensorDataset(samples(2)))
     do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), **QUIET, strategy=strategy)
     return len(seen), len(wrapped)
+
+
+def prepare_slowly(rank: int, world_size: int, seconds: float, timeout: float) -> str:
+    """What a rank raises where rank 0 takes so long to prepare the data."""
+    model = Measuring()
+    model.prepare_data = lambda: time.sleep(seconds)  # type: ignore[method-assign]
+    strategy = DDPStrategy(timeout=datetime.timedelta(seconds=timeout))
+    loader = DataLoader(TensorDataset(samples(2)))
+    try:
+        do(
+            TrainerFn.VALIDATING,
+            model,
+            rank,
+            world_size,
+            DataSource(val=loader),
+            **QUIET,
+            strategy=strategy,
+            prepare_data_per_node=False,
+        )
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 class Numbers(OwnShare):
