@@ -320,10 +320,22 @@ def run_of(model: pl.LightningModule) -> Any:
     return model.trainer.run
 
 
-def predict_own_share(rank: int, world_size: int, size: int, chunk: int) -> list[tuple[int, int, Any]]:
+def predict_own_share(rank: int, world_size: int, size: int, chunk: int) -> list[list[tuple[int, Any]]]:
     loader = Numbers(size, Turns(world_size, rank, chunk), sized=False)
     _, outcome = do(TrainerFn.PREDICTING, Repeating(), rank, world_size, DataSource(predict=loader), **QUIET)
     return outcome.predictions
+
+
+def predict_several(rank: int, world_size: int, sizes: list[int]) -> list[list[tuple[int, Any]]]:
+    """Of a loader for each size, which may be 0."""
+
+    class Several(Repeating):
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            return batch[0].flatten().tolist()
+
+    loaders = [DataLoader(TensorDataset(torch.arange(float(size))), batch_size=2) for size in sizes]
+    data = DataSource(predict=loaders)
+    return do(TrainerFn.PREDICTING, Several(), rank, world_size, data, **QUIET)[1].predictions
 
 
 def write_predictions(
