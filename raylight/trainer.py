@@ -335,8 +335,8 @@ class Trainer(TrainerView):
     def _prediction_folder(self, path: str | os.PathLike[str], return_predictions: bool | None) -> str:
         if return_predictions:
             raise MisconfigurationException(
-                "predict(write_to=...) makes only the parts that the folder lacks, so it cannot return all predictions, "
-                "as return_predictions=True asks for. Leave that out, and read them back with "
+                "predict(write_to=...) makes only the parts that the folder lacks, so it cannot return all "
+                "predictions, as return_predictions=True asks for. Leave that out, and read them back with "
                 f"pyarrow.parquet.read_table({os.fspath(path)!r}) or ray.data.read_parquet({os.fspath(path)!r})."
             )
         limit = self.config.limit("predict")
