@@ -61,6 +61,7 @@ def test_predictions_and_results_need_no_worker(one_worker: Any) -> None:
     assert one_worker().predict(Predicting(), batches(6)) == [0, 1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
 def test_a_loader_without_batches_has_its_place_in_the_predictions(one_worker: Any) -> None:
     class Predicting(Linear):
         def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
