@@ -309,8 +309,8 @@ class Trainer(TrainerView):
         """What ``predict_step`` gives for every batch, in dataset order, whatever the number of workers.
 
         Args:
-            return_predictions: False where they are too many, or a callback writes them; None is True, and False with
-                ``write_to``.
+            return_predictions: False where they are too many, or a callback writes them; None is True. With
+                ``write_to`` they are not returned.
             write_to: A folder, or the URI of one, that the workers write the predictions to as a Parquet dataset: one
                 row for each sample, one column "prediction", or one for each key where ``predict_step`` returns a dict.
                 Where a call was interrupted, the next one with the same model, weights, data and batch size makes only
@@ -321,17 +321,24 @@ class Trainer(TrainerView):
             of a row for each prediction. None where there is no batch, or they are not to be returned.
 
         Raises:
-            MisconfigurationException: The folder of ``write_to`` is of something else, or predictions cannot be rows.
+            MisconfigurationException: The folder of ``write_to`` is of something else, predictions cannot be rows, or
+                they are to be both written and returned.
         """
         if isinstance(dataloaders, LightningDataModule):
             dataloaders, datamodule = None, dataloaders
         data = self._source(datamodule, predict=dataloaders)
-        returned = write_to is None if return_predictions is None else return_predictions
-        folder = self._prediction_folder(write_to) if write_to is not None else None
+        returned = write_to is None and return_predictions is not False
+        folder = self._prediction_folder(write_to, return_predictions) if write_to is not None else None
         outcome = self._execute(TrainerFn.PREDICTING, model, data, ckpt_path, weights_only, returned, folder)
         return (outcome.predictions or None) if returned else None
 
-    def _prediction_folder(self, path: str | os.PathLike[str]) -> str:
+    def _prediction_folder(self, path: str | os.PathLike[str], return_predictions: bool | None) -> str:
+        if return_predictions:
+            raise MisconfigurationException(
+                "predict(write_to=...) makes only the parts that the folder lacks, so it cannot return all "
+                "predictions, as return_predictions=True asks for. Leave that out, and read them back with "
+                f"pyarrow.parquet.read_table({os.fspath(path)!r}) or ray.data.read_parquet({os.fspath(path)!r})."
+            )
         limit = self.config.limit("predict")
         if isinstance(limit, int) or limit != 1.0:
             raise MisconfigurationException(

@@ -168,6 +168,21 @@ def test_loaders_and_datamodule_together_are_ambiguous() -> None:
         pl.Trainer(**QUIET).fit(Model(), loader(), datamodule=pl.LightningDataModule())
 
 
+def test_predictions_are_written_or_returned(tmp_path: Path) -> None:
+    class Predicting(Model):
+        def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            return self.layer(batch).flatten()
+
+    folder, model = tmp_path / "predictions", Predicting()
+    message = rf"Leave that out, and read them back with pyarrow.parquet.read_table\('{folder}'\)"
+    with pytest.raises(MisconfigurationException, match=message):
+        pl.Trainer(**QUIET).predict(model, loader(), return_predictions=True, write_to=folder)
+    assert not folder.exists()
+    for returned in (None, False):
+        assert pl.Trainer(**QUIET).predict(model, loader(), return_predictions=returned, write_to=folder) is None
+    assert (folder / "_SUCCESS").exists()
+
+
 @pytest.mark.parametrize("missing", ["training_step", "configure_optimizers"])
 def test_a_missing_method_is_named(missing: str) -> None:
     methods = {name: getattr(Model, name) for name in ("training_step", "configure_optimizers") if name != missing}

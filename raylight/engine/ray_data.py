@@ -336,14 +336,14 @@ def close(streams: list[list[Stream]]) -> None:
         ray.kill(coordinator)
 
 
-def gathered(by_rank: list[list[tuple[int, int, Any]]]) -> Any:
+def gathered(by_rank: list[list[list[tuple[int, Any]]]]) -> Any:
     """Runs on the driver: all ranks' predictions, in order; those for a Dataset as a Dataset."""
     return in_dataset_order(by_rank, _as_dataset)
 
 
 def _as_dataset(batches: list[Any]) -> Any:
     arrow = sys.modules.get("pyarrow")
-    if arrow is None or not isinstance(batches[0], arrow.Table):
+    if arrow is None or not batches or not isinstance(batches[0], arrow.Table):
         return batches
     import ray.data
 

@@ -119,14 +119,17 @@ class DDPStrategy(Strategy):
         self._gradients_stay_local = False
         self.kwargs: dict[str, Any] = {"gradient_as_bucket_view": gradient_as_bucket_view, **kwargs}
 
+    def connect(self, model: LightningModule) -> None:
+        super().connect(model)
+        if self.timeout != DEFAULT_TIMEOUT:  # from here on, as the others may wait for one that prepares the data
+            _set_timeout(self.timeout)
+
     def setup(self, module: LightningModule, for_training: bool) -> None:
         if self.layer_sync is not None:
             module = cast("LightningModule", self.layer_sync.apply(module))
         super().setup(module, for_training)
         if self.process_group_backend is not None:
             self._check_backend(self.process_group_backend)
-        if self.timeout != DEFAULT_TIMEOUT:
-            _set_timeout(self.timeout)
         if for_training:
             self.rewrap()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -194,12 +195,12 @@ def _put_back(modes: dict[nn.Module, bool]) -> None:
         module.training = training
 
 
-def predict(run: Run) -> list[Any]:
+def predict(run: Run) -> list[list[tuple[int, Any]]]:
     """The whole of ``Trainer.predict`` on this rank.
 
     Returns:
-        A list of this rank's ``(dataloader_idx, index, output)``, where the index is that of the batch among those of
-        all ranks, outputs on the CPU; empty where predictions are not to be returned.
+        For each loader a list of this rank's ``(index, output)``, where the index is that of the batch among those of
+        all ranks, outputs on the CPU; no loaders where there is no batch, or predictions are not to be returned.
     """
     stage = RunningStage.PREDICTING
     run.state.stage = stage
@@ -249,21 +250,21 @@ def _predict_batches(run: Run, predicted: EvalData) -> None:
 
 
 def in_dataset_order(
-    by_rank: list[list[tuple[int, int, Any]]], finish: Callable[[list[Any]], Any] = lambda batches: batches
+    by_rank: list[list[list[tuple[int, Any]]]], finish: Callable[[list[Any]], Any] = lambda batches: batches
 ) -> Any:
     """All ranks' predictions as one process would have made them.
 
     Args:
-        by_rank: What ``predict`` gave.
+        by_rank: What ``predict`` gave; of no loaders where a rank returns nothing.
         finish: Makes the result of a loader's batches.
 
     Returns:
         A list of batches, or with several loaders a list of such lists.
     """
-    loaders: dict[int, dict[int, Any]] = {}
-    for dataloader_idx, index, output in itertools.chain.from_iterable(by_rank):
-        loaders.setdefault(dataloader_idx, {})[index] = output
-    ordered = [finish([batches[i] for i in sorted(batches)]) for _, batches in sorted(loaders.items())]
+    ordered = []
+    for of_loader in zip(*filter(None, by_rank), strict=True):
+        batches = sorted(itertools.chain.from_iterable(of_loader), key=itemgetter(0))
+        ordered.append(finish([output for _, output in batches]))
     return ordered[0] if len(ordered) == 1 else ordered
 
 

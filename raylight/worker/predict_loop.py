@@ -77,8 +77,8 @@ class PredictLoop:
             as_table(output)  # a mistake shows at the first batch
         self._predictions[dataloader_idx].append(tree.to_cpu(output))
 
-    def end(self) -> list[tuple[int, int, Any]]:
-        """All hooks that may read it are over: ``(dataloader_idx, index, output)`` of what is to be returned.
+    def end(self) -> list[list[tuple[int, Any]]]:
+        """All hooks that may read it are over: for each loader ``(index, output)`` of what is to be returned.
 
         The index is that of the batch among those of all ranks.
         """
@@ -86,7 +86,9 @@ class PredictLoop:
         if not self.return_predictions:
             self._predictions = []
         return [
-            (dataloader_idx, index, as_table(output) if self._become_rows[dataloader_idx] else output)
-            for dataloader_idx, outputs in enumerate(self._predictions)
-            for index, output in zip(self._turns[dataloader_idx].indices(), outputs, strict=False)
+            [
+                (index, as_table(output) if become_rows else output)
+                for index, output in zip(turns.indices(), outputs, strict=False)
+            ]
+            for outputs, turns, become_rows in zip(self._predictions, self._turns, self._become_rows, strict=False)
         ]

@@ -36,12 +36,12 @@ from raylight.utilities.combined_loader import CombinedLoader
 from raylight.utilities.exceptions import MisconfigurationException, SIGTERMException
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
-from raylight.utilities.redaction import without_secrets
 from raylight.utilities.secrets import redact_texts
 from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
 from raylight.worker import checkpointing, data, legacy, listeners, sharing
 from raylight.worker.control import NoSnapshots, StopRequest
+from raylight.worker.hparams import merged_hparams
 from raylight.worker.loader_advice import advise
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
@@ -51,13 +51,14 @@ from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainState, scalars
 from raylight.worker.throughput import Throughput
-from raylight.worker.trainer_view import TrainerView
 from raylight.worker.verify import given_as, has_loader
+from raylight.worker.worker_trainer import WorkerTrainer
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from raylight.strategies import Strategy
+    from raylight.worker.trainer_view import TrainerView
 
 warning_cache = WarningCache()
 
@@ -758,70 +759,8 @@ class Run:
         save(self, os.fspath(filepath), bool(weights_only), storage_options)
 
 
-class WorkerTrainer(TrainerView):
-    """What hooks see as ``trainer`` in a worker process."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.config = run.config
-        self.state = run.state
-        self.callbacks = run.callbacks
-        self.profiler = run.job.profiler
-
-    @property
-    def run(self) -> Run:
-        return self._run
-
-    @property
-    def strategy(self) -> Strategy:
-        return self._run.strategy
-
-    @property
-    def loggers(self) -> list[Any]:
-        return self._run.loggers
-
-    @property
-    def log_dir(self) -> str | None:
-        return self._run.job.log_dir
-
-    @property
-    def default_root_dir(self) -> str:
-        return self._run.job.root_dir
-
-
 def _nothing() -> None:
     """The closure of a step whose gradients are there."""
-
-
-def merged_hparams(model: Any, datamodule: Any) -> dict[str, Any] | None:
-    """The saved hyperparameters of model and datamodule; None where neither saved any to be logged.
-
-    Raises:
-        RuntimeError: The two hold different values under one name.
-    """
-    owners = [o for o in (model, datamodule) if o is not None and getattr(o, "_log_hyperparams", False)]
-    if not owners:
-        return None
-    merged: dict[str, Any] = {}
-    for owner in owners:
-        for name, value in dict(owner.hparams_initial).items():
-            if name == "_class_path":  # how LightningCLI makes the object again: no hyperparameter
-                continue
-            if name in merged and _differ(merged[name], value):
-                raise RuntimeError(
-                    f"Error while merging hparams: the keys ['{name}'] are present in both the LightningModule's and "
-                    "LightningDataModule's hparams but have different values."
-                )
-            merged[name] = value
-    return without_secrets(merged)
-
-
-def _differ(left: Any, right: Any) -> bool:
-    if type(left) is not type(right):
-        return True
-    if isinstance(left, Tensor):
-        return not torch.equal(left, right)
-    return bool(left != right)
 
 
 def epoch_limits(run: Run) -> tuple[int | None, int | None]:

@@ -21,16 +21,31 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from raylight.utilities.combined_loader import loader_length
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import rank_zero_warn
-from raylight.utilities.seed import global_seed
+from raylight.utilities.seed import global_seed, isolate_rng, seed_rng
 from raylight.worker.loader_place import changed
 
 
 class SeededSampler(Sampler[Any]):
-    """Another sampler (or batch sampler), which on every rank draws the same random order, a new one each epoch."""
+    """Another sampler (or batch sampler), which on every rank draws the same random order, a new one each epoch.
+
+    Whatever it draws from python's, numpy's or torch's generators is seeded, and disturbs nobody else.
+
+    Raises:
+        MisconfigurationException: It has no length, and may have no end.
+    """
 
     def __init__(self, sampler: Iterable[Any]) -> None:
+        if not _is_sized(sampler):
+            inner = getattr(sampler, "sampler", sampler)
+            raise MisconfigurationException(
+                f"{type(sampler if _is_sized(inner) else inner).__name__} has no finite `__len__`, and may have no "
+                "end: to be divided among the workers, its order is drawn as a whole. Give it a `__len__`, or divide "
+                "the data yourself: with Trainer(use_distributed_sampler=False) and a fixed num_workers a sampler is "
+                "used as it is."
+            )
         self.sampler = sampler
         self.epoch = 0
 
@@ -39,8 +54,8 @@ class SeededSampler(Sampler[Any]):
         set_epoch(self.sampler, epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(global_seed() + self.epoch)
+        with isolate_rng(include_cuda=torch.cuda.is_initialized()):
+            seed_rng(global_seed() + self.epoch)
             order = list(self.sampler)
         return iter(order)
 
@@ -183,7 +198,7 @@ def share_for_training(loader: Any, world_size: int, rank: int) -> Any:
         return loader
     if has_own_batches(loader):
         return changed(loader, batch_sampler=EvenShare(SeededSampler(loader.batch_sampler), world_size, rank))  # type: ignore[arg-type]
-    sampler = loader.sampler
+    sampler = _order(loader)
     if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
         shuffle = isinstance(sampler, RandomSampler)
         share: Sampler[Any] = DistributedSampler(loader.dataset, world_size, rank, shuffle=shuffle, seed=global_seed())
@@ -294,15 +309,18 @@ def share_elastically(loader: Any, most: int, world_size: int, rank: int) -> Any
             "Use such a loader, or a fixed num_workers."
         )
     if has_own_batches(loader):
-        batches = SeededSampler(loader.batch_sampler)  # type: ignore[arg-type]
-        return changed(loader, batch_sampler=ElasticShare(batches, most, world_size, rank, None, False))
-    sampler = loader.sampler
+        drawn = SeededSampler(loader.batch_sampler)  # type: ignore[arg-type]
+        return changed(loader, batch_sampler=ElasticShare(drawn, most, world_size, rank, None, False))
+    sampler = _order(loader)
     order: Any = SeededSampler(sampler)
     if isinstance(sampler, SequentialSampler) or _is_plain_random(sampler):
         shuffle = isinstance(sampler, RandomSampler)
         order = DistributedSampler(loader.dataset, 1, 0, shuffle=shuffle, seed=global_seed())
-    share = ElasticShare(order, most, world_size, rank, loader.batch_size, loader.drop_last)
-    return changed(loader, **{"sampler" if loader.batch_sampler is None else "batch_sampler": share})
+    batches: Any = loader.batch_sampler
+    if batches is None:
+        return changed(loader, sampler=ElasticShare(order, most, world_size, rank, None, False))
+    share = ElasticShare(order, most, world_size, rank, batches.batch_size, batches.drop_last)
+    return changed(loader, batch_sampler=share)
 
 
 def elastic_share(loader: Any) -> ElasticShare | None:
@@ -373,8 +391,11 @@ def share_for_evaluation(loader: Any, world_size: int, rank: int) -> Any:
         return loader
     if loader.batch_sampler is None:
         return changed(loader, sampler=InTurns(_in_step(loader.sampler), turns))
-    batches = loader.batch_sampler
-    if not isinstance(loader.sampler, SequentialSampler):
+    batches: Any = loader.batch_sampler
+    if has_own_batches(loader):
+        # Without a length they cannot be drawn as a whole: the ranks take them in turn as they come.
+        batches = SeededSampler(batches) if _is_sized(batches) else batches
+    elif not isinstance(_order(loader), SequentialSampler):
         batches = SeededSampler(batches)
     return changed(loader, batch_sampler=InTurns(batches, turns))
 
@@ -414,6 +435,15 @@ def turns_of(loader: Any, world_size: int, rank: int) -> Turns:
         if isinstance(holder, OwnShare | InTurns):
             return holder.turns
     return Turns(world_size, rank)
+
+
+def _is_sized(items: Any) -> bool:
+    return math.isfinite(loader_length(items))
+
+
+def _order(loader: DataLoader[Any]) -> Any:
+    """The sampler that gives the order of the samples: that of torch's BatchSampler, which may be the user's own."""
+    return loader.batch_sampler.sampler if type(loader.batch_sampler) is BatchSampler else loader.sampler
 
 
 def _in_step(sampler: Any) -> Any:
@@ -461,7 +491,7 @@ def without_shuffling(prefix: str, loader: Any) -> Any:
     """For overfit_batches: the same batches every epoch."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return loader
-    if isinstance(loader.sampler, SequentialSampler):
+    if isinstance(_order(loader), SequentialSampler):
         return loader
     rank_zero_warn(
         f"You requested to overfit but enabled {prefix} dataloader shuffling. We are turning off the {prefix} "

@@ -61,6 +61,17 @@ def test_predictions_and_results_need_no_worker(one_worker: Any) -> None:
     assert one_worker().predict(Predicting(), batches(6)) == [0, 1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
+def test_a_loader_without_batches_has_its_place_in_the_predictions(one_worker: Any) -> None:
+    class Predicting(Linear):
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            return batch_idx
+
+    loaders = [batches(4), batches(0), batches(2)]
+    assert one_worker().predict(Predicting(), loaders) == [[0, 1], [], [0]]
+    assert one_worker().predict(Predicting(), loaders[1:2]) is None
+
+
 def test_more_than_one_worker_is_refused() -> None:
     with pytest.raises(ValueError, match="launcher='local' runs one worker"):
         pl.Trainer(launcher="local", devices=2, **QUIET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 import warnings
 from multiprocessing.connection import Connection
 from typing import Any
@@ -236,6 +237,28 @@ def fit_with_comm_hook(rank: int, world_size: int, backend: str) -> tuple[int, i
     return len(seen), len(wrapped)
 
 
+def prepare_slowly(rank: int, world_size: int, seconds: float, timeout: float) -> str:
+    """What a rank raises where rank 0 takes so long to prepare the data."""
+    model = Measuring()
+    model.prepare_data = lambda: time.sleep(seconds)  # type: ignore[method-assign]
+    strategy = DDPStrategy(timeout=datetime.timedelta(seconds=timeout))
+    loader = DataLoader(TensorDataset(samples(2)))
+    try:
+        do(
+            TrainerFn.VALIDATING,
+            model,
+            rank,
+            world_size,
+            DataSource(val=loader),
+            **QUIET,
+            strategy=strategy,
+            prepare_data_per_node=False,
+        )
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 class Numbers(OwnShare):
     """The rank's batches of the numbers from 0 on, each batch of one number."""
 
@@ -297,10 +320,22 @@ def run_of(model: pl.LightningModule) -> Any:
     return model.trainer.run
 
 
-def predict_own_share(rank: int, world_size: int, size: int, chunk: int) -> list[tuple[int, int, Any]]:
+def predict_own_share(rank: int, world_size: int, size: int, chunk: int) -> list[list[tuple[int, Any]]]:
     loader = Numbers(size, Turns(world_size, rank, chunk), sized=False)
     _, outcome = do(TrainerFn.PREDICTING, Repeating(), rank, world_size, DataSource(predict=loader), **QUIET)
     return outcome.predictions
+
+
+def predict_several(rank: int, world_size: int, sizes: list[int]) -> list[list[tuple[int, Any]]]:
+    """Of a loader for each size, which may be 0."""
+
+    class Several(Repeating):
+        def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            return batch[0].flatten().tolist()
+
+    loaders = [DataLoader(TensorDataset(torch.arange(float(size))), batch_size=2) for size in sizes]
+    data = DataSource(predict=loaders)
+    return do(TrainerFn.PREDICTING, Several(), rank, world_size, data, **QUIET)[1].predictions
 
 
 def write_predictions(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
@@ -15,6 +18,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -22,6 +26,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from raylight.utilities import seed
 from raylight.utilities.combined_loader import CombinedLoader
 from raylight.utilities.exceptions import MisconfigurationException
 from raylight.worker import data, sharing
@@ -88,6 +93,79 @@ def test_own_sampler_is_dealt_out(world_size: int) -> None:
     for share in shares:
         sharing.set_epoch(share, 1)
     assert [items(share) for share in shares] != drawn[0]
+
+
+class Drawing(Sampler[Any]):
+    """Draws its order from all generators; with ``size`` in batches of so many."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+
+    def __iter__(self) -> Iterator[Any]:
+        order = [2, 3, 4, 5]
+        random.shuffle(order)
+        order = [*np.random.permutation(2).tolist(), *order, *(6 + torch.randperm(2)).tolist()]
+        return iter(order if self.size is None else [order[i : i + self.size] for i in range(0, len(order), self.size)])
+
+    def __len__(self) -> int:
+        return 8 if self.size is None else math.ceil(8 / self.size)
+
+
+class Unsized(Sampler[int]):
+    """Has no end."""
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.cycle(range(10))
+
+
+@pytest.mark.parametrize("share", [sharing.share_for_training, sharing.share_for_evaluation])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sampler": Drawing()},
+        {"sampler": Drawing(), "batch_size": None},
+        {"batch_sampler": Drawing(2)},
+        {"batch_sampler": BatchSampler(Drawing(), 2, False)},
+        {"batch_sampler": BatchSampler(RandomSampler(range(8)), 2, False)},
+    ],
+    ids=["sampler", "of single samples", "batch sampler", "torch's BatchSampler", "torch's own two"],
+)
+def test_every_rank_draws_the_same_order(share: Any, settings: dict[str, Any]) -> None:
+    """Whatever its generators have given before, which they go on from."""
+
+    def of_rank(rank: int, epoch: int) -> list[int]:
+        shared = share(DataLoader(range(8), **settings), 2, rank)  # type: ignore[arg-type]
+        sharing.set_epoch(shared, epoch)
+        seed.seed_rng(100 + rank)
+        before = seed.packed_rng_state()
+        order = list(shared.sampler if shared.batch_sampler is None else shared.batch_sampler)
+        assert seed.packed_rng_state() == before
+        return torch.tensor(order).flatten().tolist()
+
+    epochs = [[of_rank(rank, epoch) for rank in range(2)] for epoch in range(3)]
+    for ranks in epochs:
+        assert sorted(ranks[0] + ranks[1]) == list(range(8))
+    assert epochs[0] != epochs[1] or epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("share", [sharing.share_for_training, sharing.share_for_evaluation])
+@pytest.mark.parametrize("settings", [{}, {"batch_size": None}, {"drop_last": True}], ids=str)
+def test_a_sampler_without_an_end_cannot_be_dealt_out(share: Any, settings: dict[str, Any]) -> None:
+    with pytest.raises(MisconfigurationException, match=r"Unsized has no finite .*use_distributed_sampler=False"):
+        share(loader(sampler=Unsized(), **settings), 2, 0)
+    with pytest.raises(MisconfigurationException, match="Unsized has no finite"):
+        elastic(2, 0, sampler=Unsized(), **settings)
+
+
+def test_own_batches_without_a_length() -> None:
+    class Batches(Sampler[Any]):
+        def __iter__(self) -> Iterator[list[int]]:
+            return iter([[0], [1, 2], [3]])
+
+    own = DataLoader(range(4), batch_sampler=Batches())  # type: ignore[arg-type]
+    assert [batches(sharing.share_for_evaluation(own, 2, rank)) for rank in range(2)] == [[[0], [3]], [[1, 2]]]
+    with pytest.raises(MisconfigurationException, match="Batches has no finite"):
+        sharing.share_for_training(own, 2, 0)
 
 
 def test_own_batch_sampler_keeps_its_batches() -> None:
@@ -287,9 +365,11 @@ def test_evaluation_loaders_together() -> None:
 
 
 def test_overfitting_does_not_shuffle() -> None:
-    with pytest.warns(UserWarning, match="shuffling"):
-        plain = sharing.without_shuffling("train", loader(shuffle=True))
-    assert items(plain) == list(range(10))
+    own = DataLoader(range(10), batch_sampler=BatchSampler(RandomSampler(range(10)), 3, False))  # type: ignore[arg-type]
+    for shuffled in (loader(shuffle=True), own):
+        with pytest.warns(UserWarning, match="shuffling"):
+            plain = sharing.without_shuffling("train", shuffled)
+        assert items(plain) == list(range(10))
     same = loader()
     assert sharing.without_shuffling("train", same) is same
 
@@ -365,11 +445,13 @@ def test_samplers_with_a_generator_are_drawn_from_once() -> None:
 
 def test_batches_of_the_users_own_and_none_at_all() -> None:
     own = BatchSampler(SequentialSampler(range(12)), 3, drop_last=False)
+    own_plain = BatchSampler(SequentialSampler(range(6)), 4, drop_last=False)
     shares = [
         batches(sharing.share_elastically(DataLoader(range(12), batch_sampler=_Own(own)), 2, 1, 0)),  # type: ignore[arg-type]
+        batches(sharing.share_elastically(DataLoader(range(6), batch_sampler=own_plain), 1, 1, 0)),  # type: ignore[arg-type]
         [int(i) for i in sharing.share_elastically(DataLoader(range(5), batch_size=None), 2, 1, 0)],  # type: ignore[arg-type]
     ]
-    assert shares == [[[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]], [0, 1, 2, 3, 4, 0]]
+    assert shares == [[[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]], [[0, 1, 2, 3], [4, 5]], [0, 1, 2, 3, 4, 0]]
 
 
 def test_a_rank_without_a_batch_goes_on_with_one_that_does_not_count() -> None:

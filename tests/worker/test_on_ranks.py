@@ -90,3 +90,9 @@ def test_ddp_takes_a_communication_hook(on_ranks: OnRanks) -> None:
     assert on_ranks(2, ranks.fit_with_comm_hook, backend="gloo") == [(1, 1), (1, 1)]
     with pytest.raises(MisconfigurationException, match="workers on cpu talk by 'gloo'"):
         on_ranks(2, ranks.fit_with_comm_hook, backend="nccl")
+
+
+def test_timeout_holds_while_data_is_prepared(on_ranks: OnRanks) -> None:
+    assert on_ranks(2, ranks.prepare_slowly, seconds=0.1, timeout=20.0) == ["", ""]
+    _, waited = on_ranks(2, ranks.prepare_slowly, seconds=3.0, timeout=0.5)
+    assert "500ms" in waited

@@ -58,6 +58,25 @@ def test_predictions_are_in_order(on_ranks: OnRanks, workers: int, size: int, ch
     assert [value for table in tables for value in table["prediction"].to_pylist()] == list(range(size))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([3, 0, 5], [[[0, 1], [2]], [], [[0, 1], [2, 3], [4]]]),
+        ([0, 1], [[], [[0]]]),
+        ([3, 0], [[[0, 1], [2]], []]),
+        ([3], [[0, 1], [2]]),
+        ([0, 0], []),
+        ([0], []),
+    ],
+    ids=str,
+)
+def test_each_loader_has_its_predictions(
+    on_ranks: OnRanks, workers: int, sizes: list[int], expected: list[Any]
+) -> None:
+    assert in_dataset_order(on_ranks(workers, ranks.predict_several, sizes=sizes)) == expected
+
+
 # ------------------------------------------------------------------------------------------------ parts
 
 
