@@ -66,7 +66,7 @@ class Following:
         shows_pace: The listener wants to know how fast the ranks are.
         wire: To the workers.
         close_data: Called when a rank has failed: others may wait for data together with it. None: there is none.
-        look_at_head: Called often; raises where the cluster is gone.
+        look_at_cluster: Called often; raises where the cluster is gone.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Following:
         shows_pace: bool = False,
         wire: Wire | None = None,
         close_data: Callable[[], None] | None = None,
-        look_at_head: Callable[[], None] | None = None,
+        look_at_cluster: Callable[[], None] | None = None,
     ) -> None:
         self._wire = wire or RayWire()
         self._workers = workers
@@ -96,7 +96,7 @@ class Following:
         self._pulse = Pulse(workers, min(intervals), self._wire) if intervals else None
         self._shall_regroup = shall_regroup
         self._close_data = close_data
-        self._look_at_head = look_at_head
+        self._look_at_cluster = look_at_cluster
         self._leaving = False
         """The ranks have been asked to leave."""
         self._stopping = False
@@ -145,8 +145,8 @@ class Following:
                 elif self._snapshots is not None:
                     self._snapshots.take(ref, self._listener.records)
             self._look_for_requests(stop)
-            if self._look_at_head is not None:
-                self._look_at_head()
+            if self._look_at_cluster is not None:
+                self._look_at_cluster()
             if self._pulse is not None and self._pulse.beat():
                 self._look_at_ranks(self._pulse.beats)
         if left is None or self._snapshots is None:

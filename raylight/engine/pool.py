@@ -19,8 +19,8 @@ from raylight.config.messages import Job, Outcome, TrainerFn
 from raylight.engine import cluster, homeward, own_classes, ray_data, user_modules
 from raylight.engine.actor import Attempt, Membership, Parcel, WorkerInfo
 from raylight.engine.base import Sink
+from raylight.engine.cluster_watch import ClusterWatch
 from raylight.engine.following import Following, RegroupError, WorkersLostError
-from raylight.engine.head import HeadWatch
 from raylight.engine.home_files import Home, start_server
 from raylight.engine.interrupt import StopWish, graceful_interrupt
 from raylight.engine.membership import memberships, rank_order
@@ -67,7 +67,7 @@ class WorkerPool:
         """The Datasets of the job at work."""
         self.busy = False
         """A job is at work, and no worker of it is being replaced."""
-        self._head = HeadWatch()
+        self._watch = ClusterWatch()
         self._session = ray.get_runtime_context().get_job_id()
         """The connection to Ray that the workers belong to."""
         try:
@@ -202,7 +202,7 @@ class WorkerPool:
 
     def _shall_regroup(self) -> bool:
         """Whether the run should go on with other workers, more of them or on other nodes."""
-        if not self._moves.is_time():
+        if not self._moves.is_time() or not self._watch.is_there():  # Ray would wait for a head that is not
             return False
         for _ in self._moves.look(self._seats):
             self._bench.append(self._places.add())
@@ -325,7 +325,7 @@ class WorkerPool:
             self._shall_regroup,
             job.shows_pace,
             close_data=close_data,
-            look_at_head=self._head.look,
+            look_at_cluster=self._watch.look,
         )
         try:
             return following.run(running, stop)
@@ -347,7 +347,7 @@ class WorkerPool:
             WorkerError: There have been too many failures.
         """
         self.busy = False
-        self._head.wait()
+        self._watch.wait(all_are_lost=len(lost.dead) == len(self._seats))
         incidents.take(lost.error)
         dead, before = lost.dead, len(self._seats)
         for _ in range(REPLACEMENTS):

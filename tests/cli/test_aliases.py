@@ -176,6 +176,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(python: Python) -> None:
     told = python(str(PROGRAMS / "refusals.py"), stdin=json.dumps(list(REFUSED)))
     assert told.returncode == 0, told.stderr

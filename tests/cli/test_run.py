@@ -78,6 +78,7 @@ def test_names_and_ends_are_those_of_python(tmp_path: Path, python: Python, rayl
     assert [status for status, _, _ in ours] == [0, 0, 0, *ENDS.values()]
 
 
+@pytest.mark.slow
 def test_no_script(tmp_path: Path, raylight_runs: Runs) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()

@@ -139,6 +139,7 @@ def test_local_batch(ray_cluster: str) -> None:
     trainer.shutdown()
 
 
+@pytest.mark.slow
 def test_starts_with_what_is_free(ray_cluster: str) -> None:
     """Of four workers the cluster has room for two: these do the steps of four."""
     trainer, model = train("two", (1, 4))

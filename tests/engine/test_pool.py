@@ -90,6 +90,7 @@ def test_shutdown_may_be_called_again_and_a_fit_may_follow(two_workers: Any, not
     assert trainer.state.finished
 
 
+@pytest.mark.slow
 def test_idle_workers_are_let_go(two_workers: Any, nothing_held: Any) -> None:
     trainer = two_workers(idle_timeout=0.2)
     trainer.fit(Linear(), batches())

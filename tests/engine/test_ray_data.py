@@ -105,6 +105,7 @@ def streamed(count: int, folder: Path) -> Any:
 # ------------------------------------------------------------------------------------------------ refused
 
 
+@pytest.mark.slow
 def test_workers_that_hold_all_cpus(two_workers: Any, tmp_path: Path) -> None:
     with pytest.raises(
         ResourceError,

@@ -215,6 +215,7 @@ def test_a_spare_worker(whole: Any) -> None:
     disturbed[0].shutdown()
 
 
+@pytest.mark.slow
 def test_files_of_the_attempt_that_is_done_again_are_written_again(whole: Any) -> None:
     def checkpoint(folder: str) -> Any:
         return pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=2, save_top_k=-1, save_last=True)

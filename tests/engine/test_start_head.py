@@ -122,7 +122,7 @@ def test_who_may_not_join(environment: dict[str, str], wait_until: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_cluster_ends_while_training(environment: dict[str, str], wait_until: Any, tmp_path: Path) -> None:
+def test_the_cluster_is_killed_while_training(environment: dict[str, str], wait_until: Any, tmp_path: Path) -> None:
     """An error that a script can catch; Ray would end its process after a minute."""
     with started_head(environment, wait_until) as (head, address):
         command = [sys.executable, str(PROGRAM.with_name("endless_fit.py")), "ray", "2"]
@@ -130,12 +130,15 @@ def test_the_cluster_ends_while_training(environment: dict[str, str], wait_until
         with subprocess.Popen(command, env=own, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as script:
             try:
                 wait_until((tmp_path / "ready").exists, 60)
-                head.terminate()
+                processes = psutil.Process(head.pid).children(recursive=True)
+                for process in sorted(processes, key=lambda each: "gcs_server" not in each.name()):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
                 _, complaints = script.communicate(timeout=58)
             finally:
                 script.kill()
     assert script.returncode == 1
-    assert f"ClusterError: The Ray cluster is gone: its head, {address}, was not reached" in complaints
+    assert "ClusterError: The Ray cluster is gone: " in complaints, complaints[-3000:]
 
 
 def test_where_no_cluster_is(environment: dict[str, str]) -> None:

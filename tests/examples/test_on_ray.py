@@ -40,6 +40,7 @@ def test_one_epoch_on_two_workers(
     assert (tmp_path / checkpoint).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_sweep(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool.shutdown()

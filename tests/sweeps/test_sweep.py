@@ -65,6 +65,7 @@ def test_a_secret_of_the_space_is_in_no_file(tiny_sweep: Sweep, tmp_path: Path) 
     assert [file for file in files if tiny.TOKEN.encode() in file.read_bytes()] == []
 
 
+@pytest.mark.slow
 def test_winner_goes_on_as_if_it_had_never_stopped(tiny_sweep: Sweep) -> None:
     result = tiny_sweep({"lr": tune.grid_search([0.01, 0.1]), "momentum": 0.9}, num_samples=1)
     trainer = result.best_trainer(max_epochs=4, launcher="local", enable_progress_bar=False, enable_model_summary=False)
@@ -145,6 +146,7 @@ def test_successive_halving_ends_poor_trials(tiny_sweep: Sweep) -> None:
     assert [trial.status for trial in result.trials][2:] == ["stopped"] * 4
 
 
+@pytest.mark.slow
 def test_population_takes_over_weights_with_new_parameters(tiny_sweep: Sweep) -> None:
     space, flags = {"lr": tune.loguniform(1e-6, 0.2)}, {"max_epochs": 6, **tiny.FLAGS}
     result = tiny_sweep(space, num_samples=4, scheduler="pbt", max_concurrent=None, trainer=flags)

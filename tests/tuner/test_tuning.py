@@ -153,6 +153,7 @@ def test_the_effective_batch_is_kept() -> None:
         Tuner(trainer(accumulate_grad_batches={0: 1, 2: 2})).scale_batch_size(Model(), keep_effective_batch=True)
 
 
+@pytest.mark.slow
 def test_the_fastest_size() -> None:
     class Slow(Model):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
