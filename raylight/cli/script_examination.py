@@ -370,10 +370,13 @@ def _examine_training_share(loader: Any, size: int, subject: str) -> Finding:
     if sharing.is_distributed(loader):
         return ok(subject, f"{len(loader)} batches for each worker, by a DistributedSampler of yours")
     own = sharing.has_own_batches(loader)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            each = len(sharing.share_for_training(loader, size, 0))
+    except MisconfigurationException as error:
+        return problem(subject, f"cannot be divided among {size} workers", str(error))
     count, unit = (len(loader), "batches") if own else (len(loader.sampler), "samples")  # type: ignore[arg-type]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        each = len(sharing.share_for_training(loader, size, 0))
     told = f"{each} batches for each of {size} workers"
     if not own and loader.batch_size is not None:
         told += f", {loader.batch_size * size} samples in a step of all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, SequentialSampler, TensorDataset
 
 import raylight as pl
 from raylight.cli import script_examination
@@ -165,6 +166,16 @@ class Stream(IterableDataset[Any]):
 class SizedStream(Stream):
     def __len__(self) -> int:
         return 5
+
+
+def test_a_sampler_without_an_end() -> None:
+    class Endless(Sampler[int]):
+        def __iter__(self) -> Iterator[int]:
+            return itertools.count()
+
+    finding = share(loader(9, sampler=Endless()))
+    assert finding.level == "problem"
+    assert "use_distributed_sampler=False" in finding.remedy
 
 
 def test_even_and_uneven_loaders() -> None:

@@ -204,6 +204,28 @@ def test_a_worker_that_waits_for_ever(whole: Any, caplog: pytest.LogCaptureFixtu
     assert "threading.Event().wait()" in caplog.text
 
 
+@pytest.mark.slow
+def test_a_rank_that_is_done_does_not_hang(ray_cluster: str) -> None:
+    """Rank 0 has no more to predict; it is not blamed for rank 1, which comes to no end, nor made to begin again."""
+
+    class Waits(pl.Callback):
+        def on_predict_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int, *args: Any) -> None:
+            if trainer.global_rank == 1 and batch_idx == 1 and not Path("waited").exists():
+                Path("waited").touch()
+                threading.Event().wait()
+
+    class Predicts(Model):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return batch.sum()
+
+    flags = {"num_workers": 2, "callbacks": [Waits()], "logger": False, "hang_timeout": 3}
+    trainer, model = pl.Trainer(**{**QUIET, **flags}), Predicts()
+    assert len(trainer.predict(model, model.val_dataloader()) or []) == 4
+    (incident,) = trainer.incidents
+    assert incident.rank == 1
+    assert "has hung" in incident.what
+
+
 def test_a_spare_worker(whole: Any) -> None:
     undisturbed = whole(2, spare_workers=1)
     ((booting, spare, _),) = pool._pool._places._spares
