@@ -152,6 +152,7 @@ class Unreturnable(Exception):
         self.lock = lock
 
 
+@pytest.mark.slow
 def test_an_exception_that_cannot_be_pickled(two_workers: Any, nothing_held: Any) -> None:
     class Raising(Linear):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:

@@ -178,6 +178,7 @@ def test_an_exception_of_the_users_is_no_failure(ray_cluster: str) -> None:
     assert Path("raised").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_a_hung_worker(whole: Any, caplog: pytest.LogCaptureFixture) -> None:
     undisturbed = whole(2)
     disturbed = train(2, Kill(1, 17, how=signal.SIGSTOP), hang_timeout=3)

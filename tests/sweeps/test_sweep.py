@@ -134,6 +134,7 @@ def test_best_and_last_checkpoints_are_kept(tiny_sweep: Sweep, tmp_path: Path) -
         assert sorted(steps) == [8, 16]
 
 
+@pytest.mark.slow
 def test_successive_halving_ends_poor_trials(tiny_sweep: Sweep) -> None:
     rates = [0.3, 0.2, 1e-3, 1e-4, 1e-5, 1e-6]
     result = tiny_sweep(
