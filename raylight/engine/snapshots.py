@@ -34,7 +34,7 @@ COST_SHARE = 0.01
 """Of a run's time that snapshots may take."""
 SENDING = 2.0
 """What a snapshot costs, for each second that taking it does: sending it is work as well, of another thread."""
-SECONDS_BETWEEN = 2.0
+SECONDS_BETWEEN = 3.0
 """At least, unless the user wants them more often: each is some calls of Ray's for worker and driver."""
 FIRST_AFTER = 10
 """Batches before the first, from whose cost the distance of the others follows."""
