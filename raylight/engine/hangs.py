@@ -41,6 +41,8 @@ class HangWatch:
         self._infos = infos
         self._timeout = timeout
         self._last: list[Heartbeat | None] = [None] * len(workers)
+        self._has_begun = False
+        """There was a batch, or a rank is done."""
         self._since = time.monotonic()
 
     @property
@@ -54,7 +56,8 @@ class HangWatch:
         now = time.monotonic()
         moved = any(_batches(new) != _batches(old) for new, old in zip(beats, self._last, strict=True))
         self._last = list(beats)
-        if moved or not any(beat is not None and beat.batches for beat in beats):
+        self._has_begun |= len(at_work) < len(beats) or any(beat is not None and beat.batches > 0 for beat in beats)
+        if moved or not self._has_begun:
             self._since = now
         elif now - self._since > self._timeout:
             self._blame(sorted(at_work))
