@@ -39,8 +39,8 @@ Files: the job's working directory on the cluster is a copy, and a new one each 
 default_root_dir, of loggers, ModelCheckpoint, predict(write_to=) and sweeps lie in the run's folder instead, on the
 cluster's head: {DEFAULT_STORAGE}/RUN-ID, or --storage/RUN-ID. Paths that are absolute, and URIs, are kept.
 
-Secrets: the script's arguments stand in Ray's list of jobs and in the log. What --env-file holds is not printed, but seen
-by all who may see the cluster's jobs.
+Secrets: the script's arguments stand in Ray's list of jobs and in the log. What --env-file holds is not printed, but
+seen by all who may see the cluster's jobs.
 
 exit status: 0 where the job succeeded, the script's own where it failed, 143 where it was stopped, 2 for bad input; 130
 after Ctrl-C and 3 where the connection was lost while the log was followed, both of which leave the job alone; with
