@@ -174,7 +174,7 @@ def test_a_killed_worker_ends_the_run(two_workers: Any, nothing_held: Any, tmp_p
     assert caught.value.rank == rank
     assert caught.value.node
     assert pid_file.read_text() in str(caught.value)
-    assert seconds < 5
+    assert seconds < 20, "some 2 s on a quiet machine; without noticing it, for ever"
     nothing_held()
 
 
