@@ -15,7 +15,7 @@ from raylight.config.messages import RunningStage, TrainerFn
 from raylight.utilities.exceptions import TunerExit
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.signatures import accepts, has_argument, requires
-from raylight.worker import legacy
+from raylight.worker import legacy, loading
 from raylight.worker.data import as_eval_iterators
 from raylight.worker.throughput import num_samples
 
@@ -44,7 +44,7 @@ def _evaluate_alone(run: Run, stage: RunningStage) -> Results:
     if run.config.limit(stage.dataloader_prefix) == 0:
         return []
     with inference(run):
-        evaluated = run.load_eval_data(stage)
+        evaluated = loading.load_eval(run, stage)
         return run_evaluation(run, stage, evaluated, evaluated.num_batches)
 
 
@@ -65,7 +65,7 @@ def run_evaluation(run: Run, stage: RunningStage, evaluated: EvalData, limits: l
         with _evaluating(run, name):
             run.notify(f"on_{name}_start")
             if stage.dataloader_prefix not in run.eval_data:  # a search has changed the batch size
-                evaluated = run.load_eval_data(stage)
+                evaluated = loading.load_eval(run, stage)
                 limits = evaluated.num_batches
             run.notify(f"on_{name}_epoch_start")
             outputs = _run_batches(run, stage, evaluated, limits)
@@ -207,7 +207,7 @@ def predict(run: Run) -> list[list[tuple[int, Any]]]:
     if run.config.limit("predict") == 0:
         return []
     with inference(run):
-        predicted = run.load_eval_data(stage)
+        predicted = loading.load_eval(run, stage)
         if predicted.combined.mode != "sequential":
             raise ValueError('`trainer.predict()` only supports the `CombinedLoader(mode="sequential")` mode.')
         if predicted.is_empty:
@@ -217,7 +217,7 @@ def predict(run: Run) -> list[list[tuple[int, Any]]]:
         with _evaluating(run, "predict"):
             run.notify("on_predict_start")
             if "predict" not in run.eval_data:  # a search has changed the batch size
-                predicted = run.load_eval_data(stage)
+                predicted = loading.load_eval(run, stage)
             run.predict_loop.start(predicted, run.callbacks, run.job.return_predictions, run.strategy)
             run.notify("on_predict_epoch_start")
             _predict_batches(run, predicted)

@@ -14,7 +14,7 @@ from raylight.utilities.exceptions import MisconfigurationException
 from raylight.utilities.rank_zero import PossibleUserWarning, rank_zero_info, rank_zero_warn
 from raylight.utilities.seed import isolate_rng
 from raylight.utilities.signatures import has_argument
-from raylight.worker import exact, legacy
+from raylight.worker import exact, legacy, loading
 from raylight.worker.data import as_iterators
 from raylight.worker.evaluation import run_evaluation
 from raylight.worker.fit_loop import why_done
@@ -66,7 +66,7 @@ def train(run: Run) -> None:
     if run.config.limit("train") == 0 or run.job.is_trained:
         return
     if run.train_data is None:
-        run.load_train_data()
+        loading.load_train(run)
     _start_loaders(run)
     if limit_reached(run):
         return
@@ -290,13 +290,13 @@ def _val_data(run: Run) -> EvalData:
 def _load_val_data(run: Run, stage: RunningStage) -> EvalData:
     if stage == RunningStage.VALIDATING or validates_this_epoch(run):
         run.last_val_load = run.state.epoch
-    return run.load_eval_data(stage)
+    return loading.load_eval(run, stage)
 
 
 def _reloaded(run: Run) -> TrainData:
     every = run.config.reload_dataloaders_every_n_epochs
     if run.train_data is None or (every and run.state.epoch - run.last_train_load >= every):
-        run.load_train_data()
+        loading.load_train(run)
         _start_loaders(run)
     assert run.train_data is not None
     return run.train_data

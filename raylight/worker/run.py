@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import os
@@ -32,26 +31,24 @@ from raylight.config.messages import (
 )
 from raylight.core.module import LightningModule
 from raylight.plugins.selection import equipped_strategy
-from raylight.utilities.combined_loader import CombinedLoader
 from raylight.utilities.exceptions import MisconfigurationException, SIGTERMException
 from raylight.utilities.model_helpers import is_overridden
 from raylight.utilities.rank_zero import WarningCache, rank_zero_warn
 from raylight.utilities.secrets import redact_texts
-from raylight.utilities.signatures import accepts
 from raylight.utilities.types import LRSchedulerConfig
-from raylight.worker import checkpointing, data, legacy, listeners, sharing
+from raylight.worker import checkpointing, data, legacy, listeners, loading
 from raylight.worker.control import NoSnapshots, StopRequest
 from raylight.worker.hparams import merged_hparams
-from raylight.worker.loader_advice import advise
 from raylight.worker.metrics import MetricStore
 from raylight.worker.optimizers import LightningOptimizer, configure, needs_closure, raw
 from raylight.worker.predict_loop import PredictLoop
-from raylight.worker.prediction_parts import PartWriter, open_parts
+from raylight.worker.prediction_parts import PartWriter
 from raylight.worker.profiling import make_recorder
 from raylight.worker.remote_logger import RemoteLogger
 from raylight.worker.state import TrainState, scalars
 from raylight.worker.throughput import Throughput
-from raylight.worker.verify import given_as, has_loader
+from raylight.worker.transfers import find_transfers
+from raylight.worker.verify import has_loader
 from raylight.worker.worker_trainer import WorkerTrainer
 
 if TYPE_CHECKING:
@@ -59,8 +56,6 @@ if TYPE_CHECKING:
 
     from raylight.strategies import Strategy
     from raylight.worker.trainer_view import TrainerView
-
-warning_cache = WarningCache()
 
 Emit = Callable[[Event], Any]
 """Takes an event to the driver; for a Report it waits for the answer and returns it."""
@@ -74,9 +69,6 @@ FIRST_STAGE = {
     TrainerFn.TESTING: RunningStage.TESTING,
     TrainerFn.PREDICTING: RunningStage.PREDICTING,
 }
-
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-"""In the order of their calls."""
 
 
 class Run:
@@ -326,7 +318,7 @@ class Run:
 
     def _settle_step_path(self) -> None:
         """Ask once what the model overrides, so that a step pays only for what is there."""
-        self.transfers = self._find_transfers()
+        self.transfers = find_transfers(self)
         self.calls = legacy.model_calls(self)
         self.backward_arguments = legacy.backward_arguments(self)
         backward_hooks = self.listeners["on_before_backward"] + self.listeners["on_after_backward"]
@@ -454,82 +446,6 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ data
 
-    def load_train_data(self) -> data.TrainData:
-        """Ask for the training loaders and take this rank's share of them."""
-        loaders = self._request("train")
-        if self.job.placement.is_elastic and isinstance(loaders, CombinedLoader | list | tuple | dict):
-            raise MisconfigurationException(
-                "num_workers=(min, max) shares an epoch anew when workers come or go, which needs a single training "
-                "loader. Use a fixed num_workers."
-            )
-        share = self._share("train", loaders, sharing.share_for_training)
-        self.train_data = data.TrainData(share, self.config.limit("train"), self.config.multiple_trainloader_mode)
-        self.train_data.agree(self.strategy)
-        self.state.num_training_batches = self.train_data.num_batches
-        return self.train_data
-
-    def load_eval_data(self, stage: RunningStage) -> data.EvalData:
-        """Ask for an evaluation's loaders and take this rank's share of them."""
-        prefix = stage.dataloader_prefix
-        self.part_writer = None
-        loaders = self._share(prefix, self._request(prefix), sharing.share_for_evaluation)
-        evaluated = data.EvalData(loaders, self.config.limit(prefix), f"limit_{prefix}_batches")
-        evaluated.is_empty = self.strategy.reduce_boolean_decision(evaluated.is_empty, all=True)
-        self.eval_data[prefix] = evaluated
-        setattr(self.state, f"num_{prefix}_batches", evaluated.num_batches)
-        if prefix == "val" and self.state.fn == TrainerFn.FITTING:
-            most = self.trainer.num_sanity_val_steps
-            self.state.num_sanity_val_batches = [min(most, batches) for batches in evaluated.num_batches]
-        return evaluated
-
-    def _request(self, prefix: str) -> Any:
-        given = getattr(self.source, prefix)
-        if given is not None:
-            return given
-        owner = self.hooked_data if self.hooked_data is not None else self.hooked
-        return getattr(owner, f"{prefix}_dataloader")()
-
-    def _share(self, prefix: str, loaders: Any, share: Callable[[Any, int, int], Any]) -> Any:
-        if self.config.overfit_batches and self.job.fn == TrainerFn.FITTING:
-            loaders = data.map_loaders(functools.partial(sharing.without_shuffling, prefix), loaders)
-
-        def prepare(loader: Any) -> Any:
-            loader = self.adapt(prefix, loader)
-            self._check_iterable(prefix, loader)
-            advise(loader, prefix, self.trainer.num_devices, bool(self.config.reload_dataloaders_every_n_epochs))
-            world_size, rank = self.strategy.world_size, self.strategy.global_rank
-            if prefix == "train" and self.job.placement.is_elastic:
-                loader = sharing.share_elastically(loader, self.job.placement.num_workers, world_size, rank)
-            elif world_size > 1 and self.config.use_distributed_sampler:
-                if self.config.shard_iterable_datasets:
-                    loader = sharing.shard_iterable(loader, world_size, rank)
-                loader = share(loader, world_size, rank)
-            return data.prepare_workers(loader)
-
-        def prepare_parts(loader: Any) -> Any:
-            loader = self.adapt(prefix, loader)
-            self._check_iterable(prefix, loader)
-            self.part_writer = open_parts(self, loader)
-            return sharing.share_in_parts(data.prepare_workers(loader), self.part_writer.turns)
-
-        if prefix == "predict" and self.job.write_to is not None:
-            return data.map_loaders(prepare_parts, loaders)
-
-        return data.map_loaders(prepare, loaders)
-
-    def _check_iterable(self, prefix: str, loader: Any) -> None:
-        if hasattr(loader, "__iter__") or hasattr(loader, "__getitem__"):
-            return
-        if getattr(self.source, prefix) is not None:
-            raise TypeError(
-                f"An invalid dataloader was passed to `Trainer.{self.state.fn}({given_as(self.job.fn)}=...)`. Found "
-                f"{loader}."
-            )
-        owner = self.source.datamodule if self.source.datamodule is not None else self.model
-        raise TypeError(
-            f"An invalid dataloader was returned from `{type(owner).__name__}.{prefix}_dataloader()`. Found {loader}."
-        )
-
     @property
     def loaders_were_given(self) -> bool:
         """Whether the call was handed its loaders."""
@@ -551,43 +467,6 @@ class Run:
         for step in self.transfers:
             batch = step(batch, dataloader_idx)
         return batch
-
-    def _find_transfers(self) -> list[Callable[..., Any]]:
-        """What must be done to a batch; nothing for a plain run on CPU."""
-        found = {hook: step for hook in TRANSFER_HOOKS if (step := self._transfer_step(hook)) is not None}
-        if self.recorder.records:
-            move, after = found["transfer_batch_to_device"], found.pop("on_after_batch_transfer")
-            found["transfer_batch_to_device"] = self.recorder.call(
-                self.strategy_action("batch_to_device"), lambda batch, index: after(move(batch, index), index)
-            )
-        if self.precision.converts_input:
-            return [lambda batch, _: self.precision.convert_input(batch), *found.values()]
-        return list(found.values())
-
-    def _transfer_step(self, hook: str) -> Callable[..., Any] | None:
-        """``(batch, dataloader_idx) -> batch``: a transfer hook of the datamodule or the model; None: nothing to do."""
-        moves = hook == "transfer_batch_to_device"
-        owner = self._owner_of(hook)
-        if owner is None:
-            if not self.recorder.records and not (moves and self.strategy.device.type != "cpu"):
-                return None
-            owner = self.hooked
-        step: Callable[..., Any] = getattr(owner, hook)
-        if moves and not accepts(step, "dataloader_idx", 3):  # as before Lightning 1.4
-            return lambda batch, _: step(batch, self.strategy.device)
-        return (lambda batch, index: step(batch, self.strategy.device, index)) if moves else step
-
-    def _owner_of(self, hook: str) -> Any:
-        """The datamodule or the model, whichever has its own ``hook``; the datamodule wins."""
-        datamodule = self.source.datamodule
-        if not is_overridden(hook, datamodule):
-            return self.hooked if self.overrides(hook) else None
-        if is_overridden(hook, self.model):
-            warning_cache.warn(
-                f"You have overridden `{hook}` in both `LightningModule` and `LightningDataModule`. It will use the "
-                "implementation from `LightningDataModule` instance."
-            )
-        return self.hooked_data
 
     # ------------------------------------------------------------------------------------------------ optimizing
 
@@ -644,7 +523,7 @@ class Run:
     def estimate_steps(self) -> float:
         """See ``TrainerView.estimated_stepping_batches``."""
         trainer = self.trainer
-        batches = (self.train_data or self.load_train_data()).num_batches
+        batches = (self.train_data or loading.load_train(self)).num_batches
         if math.isinf(batches):
             return trainer.max_steps
         if trainer.max_epochs in (-1, None):
