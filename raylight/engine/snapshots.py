@@ -88,13 +88,13 @@ class Start:
         return self.parts[0]
 
 
-@dataclass(frozen=True)
 class PackedTensor:
-    """A tensor as an array, which Ray sends without copying it."""
+    """A tensor as an array, which Ray sends without copying it. No dataclass: ``tree`` would look into it."""
 
-    array: np.ndarray[Any, Any]
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    __slots__ = ("array", "dtype", "shape")
+
+    def __init__(self, array: np.ndarray[Any, Any], dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self.array, self.dtype, self.shape = array, dtype, shape
 
     @classmethod
     def copy(cls, tensor: Tensor) -> PackedTensor:
@@ -310,13 +310,7 @@ def _packed(values: Any) -> Any:
 
 
 def _unpacked(values: Any) -> Any:
-    if isinstance(values, PackedTensor):
-        return values.tensor()
-    if isinstance(values, dict):
-        return {key: _unpacked(value) for key, value in values.items()}
-    if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
-        return type(values)(_unpacked(value) for value in values)
-    return values
+    return tree.map_leaves(lambda leaf: leaf.tensor() if isinstance(leaf, PackedTensor) else leaf, values)
 
 
 assert set(OF_THE_PROCESS) <= set(TrainState.__dataclass_fields__)
