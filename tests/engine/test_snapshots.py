@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,9 +16,11 @@ from small_models import QUIET, Linear, batches
 import raylight as pl
 from raylight.config.accelerators import Placement
 from raylight.config.flags import TrainerConfig
-from raylight.config.messages import DataSource, Event, Job, TrainerFn
+from raylight.config.messages import DataSource, Event, Job, LoggerCall, LoggerInfo, Metrics, Text, TrainerFn
+from raylight.engine import snapshots as snapshots_module
+from raylight.engine.recovery import Listener
 from raylight.engine.snapshots import PackedTensor, Snapshot, Snapshots, Start
-from raylight.worker.control import StopRequest
+from raylight.worker.control import LeaveFit, StopRequest
 from raylight.worker.execute import execute, single_rank
 
 PLACEMENT = Placement(device_type="cpu", num_workers=1, num_nodes=1, resources={}, use_ray=True, device_index=0)
@@ -40,6 +43,17 @@ class Lose(pl.Callback):
             raise LostError
 
 
+class Leave(pl.Callback):
+    """Has the run leave after a batch, as for one of other workers."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            trainer.run.snapshots.leave()
+
+
 @dataclass
 class Attempt:
     """One attempt at a fit, with a snapshot after each batch but an epoch's last."""
@@ -54,13 +68,13 @@ class Attempt:
     def run(self, start: Snapshot | None = None) -> Attempt:
         """To its end or, with a ``Lose``, to its loss."""
         flags = {name: value for name, value in QUIET.items() if name != "logger"}
-        config = TrainerConfig.from_flags(**flags, max_epochs=3)
+        config = TrainerConfig.from_flags(**flags, max_epochs=3, log_every_n_steps=2)
         source = DataSource(train=batches(2 * BATCHES))
         job = Job(TrainerFn.FITTING, config, PLACEMENT, self.model, source, self.callbacks, {}, **self.settings)
         snapshots = Snapshots(1, Start([start]) if start is not None else None)
         try:
             execute(job, single_rank(), torch.device("cpu"), self.heard.append, StopRequest(), snapshots)
-        except LostError:
+        except (LostError, LeaveFit):
             assert start is None
         while (later := snapshots.next(0.0)) is not None:
             self.newest = cloudpickle.loads(cloudpickle.dumps(later))
@@ -107,3 +121,52 @@ def test_outputs_of_an_epoch_come_back_in_their_own_containers() -> None:
 def test_a_packed_tensor_travels() -> None:
     packed = pickle.loads(pickle.dumps(PackedTensor.copy(torch.arange(3.0))))
     assert torch.equal(packed.tensor(), torch.arange(3.0))
+
+
+# ---------------------------------------------------------------------------------------------------- leaving
+
+
+@pytest.fixture
+def _nobody_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots_module, "SECONDS_TO_HAND_OVER", 0.0)
+
+
+class LastWords(pl.Callback):
+    """Prints and logs in its teardown."""
+
+    def teardown(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        trainer.print("the end")
+        trainer.logger.experiment.add_text("the end", "")
+        trainer.logger.log_metrics({"end": 1.0})
+
+
+@pytest.mark.usefixtures("_nobody_fetches")
+def test_what_a_left_attempt_says_in_teardown_takes_no_rows_place() -> None:
+    logger = LoggerInfo({}, pl.loggers.CSVLogger, "CSVLogger")
+
+    def attempt(*callbacks: Any) -> Attempt:
+        return Attempt(Linear(), [*callbacks, LastWords()], {"loggers": [logger]})
+
+    def rows(heard: list[Event]) -> list[Any]:
+        return [event for event in heard if isinstance(event, Text | Metrics | LoggerCall)]
+
+    heard: list[Event] = []
+    listener = Listener(heard.append)
+    left = attempt(Leave(4)).run()
+    assert left.newest is not None
+    for position, part in ((0, left), (left.newest.moment.records, attempt().run(left.newest))):
+        listener.start(position)
+        for event in part.heard:
+            listener.take(event)
+    assert rows(heard) == rows(attempt().run().heard)
+
+
+@pytest.mark.usefixtures("_nobody_fetches")
+def test_a_left_attempt_leaves_the_file_that_it_was_resumed_from(tmp_path: Path) -> None:
+    keeper = pl.callbacks.OnExceptionCheckpoint(tmp_path)
+    Path(keeper.ckpt_path).touch()
+    left = Attempt(Linear(), [Leave(4), keeper]).run()
+    assert Path(keeper.ckpt_path).exists()
+    assert left.newest is not None
+    Attempt(Linear(), [keeper]).run(left.newest)
+    assert not Path(keeper.ckpt_path).exists()
