@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from raylight.config.messages import GoesOn
-from raylight.engine.attributes import Packer, loads, owners, references, travelling
+from raylight.engine import changes
 from raylight.engine.failures import is_collateral
 from raylight.utilities import tree
 from raylight.worker import checkpointing, exact, resizing
@@ -38,11 +38,8 @@ SECONDS_BETWEEN = 3.0
 """At least, unless the user wants them more often: each is some calls of Ray's for worker and driver."""
 FIRST_AFTER = 10
 """Batches before the first, from whose cost the distance of the others follows."""
-LARGEST_ATTRIBUTE = 4 * 1024 * 1024
-"""Bytes of an attribute that is part of a snapshot; a larger one is as ``setup`` made it."""
 KEPT = 2
 """Snapshots that wait to be fetched."""
-IMMUTABLE = (type(None), bool, int, float, complex, str, bytes)
 SECONDS_TO_HAND_OVER = 60.0
 """For the last snapshot of a run that goes on with other workers."""
 OF_THE_PROCESS = ("fn", "status", "stage", "world_size", "num_nodes", "global_rank", "local_rank", "node_rank",
@@ -120,10 +117,7 @@ class Snapshots(NoSnapshots):
     def __init__(self, every_n_steps: int | None, start: Start | None) -> None:
         self.start = start
         self._every_n_steps = every_n_steps
-        self._initial: dict[tuple[str, str], Any] = {}
-        """Attributes as they were before training."""
-        self._left: set[tuple[str, str]] = set()
-        """Attributes that cannot be part of a snapshot."""
+        self._changes = changes.Changes()
         self._last = (0, 0.0)
         """Batch and time of the last one."""
         self._waiting: collections.deque[Snapshot] = collections.deque(maxlen=KEPT)
@@ -141,12 +135,7 @@ class Snapshots(NoSnapshots):
         return checkpoint
 
     def restore(self, run: Run) -> None:
-        self._initial = {
-            (owner, name): value
-            for owner, obj in _owners(run)
-            for name, value in travelling(obj)
-            if isinstance(value, IMMUTABLE)
-        }
+        self._changes.begin(run)
         if self.start is not None:
             self._restore(run, self.start)
 
@@ -162,10 +151,7 @@ class Snapshots(NoSnapshots):
 
     def _restore(self, run: Run, start: Start) -> None:
         own = _unpacked((start.parts[run.strategy.global_rank % len(start.parts)] or start.first).own)
-        found = dict(references(run.model, run.callbacks, run.source.datamodule, run.trainer))
-        for owner, obj in _owners(run):
-            for name, pickled in own["attributes"].get(owner, {}).items():
-                vars(obj)[name] = loads(pickled, found)
+        changes.unpack(run, own["attributes"])
         run.state.take(own["state"])
         if run.job.placement.keeps_global_batch:
             run.state.accumulate_grad_batches = (
@@ -240,7 +226,7 @@ class Snapshots(NoSnapshots):
         shared = checkpointing.dump_quietly(run)
         moment = Moment(state.total_batches, state.global_step, run.num_records, time.time())
         own = {
-            "attributes": self._attributes(run),
+            "attributes": self._changes.pack(run),
             "state": {name: value for name, value in vars(state).items() if name not in OF_THE_PROCESS},
             "buffers": dict(run.model.named_buffers()),
             "evaluating": {name for name, module in run.model.named_modules() if not module.training},
@@ -254,26 +240,6 @@ class Snapshots(NoSnapshots):
             "exact": exact.dump(run),
         }
         return Snapshot(moment, _packed(shared) if run.strategy.is_global_zero else None, _packed(own))
-
-    def _attributes(self, run: Run) -> dict[str, dict[str, bytes]]:
-        """Those that are no longer what they were when training began."""
-        packer = Packer(
-            references(run.model, run.callbacks, run.source.datamodule, run.trainer), largest=LARGEST_ATTRIBUTE
-        )
-        packed: dict[str, dict[str, bytes]] = {}
-        for owner, obj in _owners(run):
-            packed[owner] = {}
-            for name, value in travelling(obj):
-                place = (owner, name)
-                if place in self._left or name in getattr(obj, "_of_this_process", ()):
-                    continue
-                if isinstance(value, IMMUTABLE) and place in self._initial and self._initial[place] is value:
-                    continue
-                try:
-                    packed[owner][name] = packer.dumps(value)
-                except Exception:  # too large, or an open file, a generator: it is as ``setup`` makes it
-                    self._left.add(place)
-        return packed
 
     # ------------------------------------------------------------------------------------------------ handing over
 
@@ -299,10 +265,6 @@ class Snapshots(NoSnapshots):
             self._is_over = True
             self._waiting.clear()
             self._changed.notify_all()
-
-
-def _owners(run: Run) -> list[tuple[str, Any]]:
-    return owners(run.model, run.callbacks, run.source.datamodule)
 
 
 def _packed(values: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from raylight.worker.control import LeaveFit, StopRequest
 from raylight.worker.execute import execute, single_rank
 
 PLACEMENT = Placement(device_type="cpu", num_workers=1, num_nodes=1, resources={}, use_ray=True, device_index=0)
+MIB = 1024 * 1024
 BATCHES = 8
 """Of an epoch."""
 
@@ -170,3 +172,38 @@ def test_a_left_attempt_leaves_the_file_that_it_was_resumed_from(tmp_path: Path)
     assert left.newest is not None
     Attempt(Linear(), [keeper]).run(left.newest)
     assert not Path(keeper.ckpt_path).exists()
+
+
+# ---------------------------------------------------------------------------------------------------- attributes
+
+
+class Odd(Linear):
+    """Has attributes that are large, or cannot be pickled, some of which change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.large = [bytes(MIB) for _ in range(5)]
+        self.history: list[bytes] = []
+        self.stream: Any = None
+        self.number = 0
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.history.append(bytes(MIB))
+        self.number += 1
+        self.stream = (each for each in ()) if self.number < 3 else [self.number]
+
+
+def test_what_has_changed_and_is_no_part_of_a_snapshot_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"is no part of snapshots") as told:
+        lost = Attempt(Odd(), [Lose(6)]).run()
+    texts = sorted(str(each.message).partition(":")[0] for each in told)
+    assert texts == [
+        "Odd.history is no part of snapshots (it takes more than 4 MiB)",
+        "Odd.stream is no part of snapshots (cannot pickle 'generator' object)",
+    ]
+    assert lost.newest is not None
+    assert lost.newest.own["attributes"]["model"].keys() >= {"number", "stream"}, (
+        "what could not travel was not tried again"
+    )
+    assert lost.newest.own["attributes"]["model"].keys().isdisjoint({"lock", "large", "history"})
