@@ -22,6 +22,7 @@ from torch import Tensor
 from raylight.config.messages import GoesOn
 from raylight.engine import changes
 from raylight.engine.failures import is_collateral
+from raylight.strategies.base import frozen
 from raylight.utilities import tree
 from raylight.worker import checkpointing, exact, resizing
 from raylight.worker.control import LeaveFit, NoSnapshots
@@ -157,6 +158,8 @@ class Snapshots(NoSnapshots):
             run.state.accumulate_grad_batches = (
                 run.state.accumulate_grad_batches * len(start.parts) // run.strategy.world_size
             )
+        # Before the buffers: a new wrapper gives all ranks those of rank 0.
+        _restore_frozen(run, own["frozen"], own["frozen_when_wrapped"])
         with torch.no_grad():
             for name, value in run.model.named_buffers():
                 if name in own["buffers"]:
@@ -228,6 +231,8 @@ class Snapshots(NoSnapshots):
         own = {
             "attributes": self._changes.pack(run),
             "state": {name: value for name, value in vars(state).items() if name not in OF_THE_PROCESS},
+            "frozen": frozen(run.model),
+            "frozen_when_wrapped": run.strategy.frozen,
             "buffers": dict(run.model.named_buffers()),
             "evaluating": {name for name, module in run.model.named_modules() if not module.training},
             "run": {
@@ -265,6 +270,21 @@ class Snapshots(NoSnapshots):
             self._is_over = True
             self._waiting.clear()
             self._changed.notify_all()
+
+
+def _restore_frozen(run: Run, now: frozenset[str], when_wrapped: frozenset[str]) -> None:
+    """Collective: which parameters require no gradients, and required none when the model was wrapped."""
+    if when_wrapped != run.strategy.frozen:
+        _freeze(run.model, when_wrapped)
+        run.strategy.rewrap()
+    _freeze(run.model, now)
+
+
+def _freeze(model: torch.nn.Module, names: frozenset[str]) -> None:
+    """These parameters, and no others."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad == (name in names):
+            parameter.requires_grad = name not in names
 
 
 def _packed(values: Any) -> Any:

@@ -19,6 +19,8 @@ from raylight.config.accelerators import Placement
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource, Event, Job, LoggerCall, LoggerInfo, Metrics, Text, TrainerFn
 from raylight.engine import snapshots as snapshots_module
+from raylight.engine.attributes import Packer
+from raylight.engine.changes import Packed
 from raylight.engine.recovery import Listener
 from raylight.engine.snapshots import PackedTensor, Snapshot, Snapshots, Start
 from raylight.worker.control import LeaveFit, StopRequest
@@ -203,7 +205,70 @@ def test_what_has_changed_and_is_no_part_of_a_snapshot_is_told() -> None:
         "Odd.stream is no part of snapshots (cannot pickle 'generator' object)",
     ]
     assert lost.newest is not None
-    assert lost.newest.own["attributes"]["model"].keys() >= {"number", "stream"}, (
-        "what could not travel was not tried again"
+    packed = {name for owner, name in lost.newest.own["attributes"] if owner == "model"}
+    assert packed >= {"number", "stream"}, "what could not travel is tried again"
+    assert packed.isdisjoint({"lock", "large", "history"})
+
+
+class Encoder(torch.nn.Linear):
+    """Keeps a tensor of its own beside its weights."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        torch.nn.init.constant_(self.weight, 0.1)
+        torch.nn.init.constant_(self.bias, 0.0)
+        self.temperature = 1.0
+        self.mean = torch.zeros(4)
+        self.latest = torch.zeros(4)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * features.mean(0)
+        self.latest = super().forward(features) / self.temperature
+        return self.latest
+
+
+class Freezing(Linear):
+    """Changes a submodule when the second epoch starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        encoded = self.encoder(batch[0])
+        return (self.layer(encoded) - batch[1] - self.encoder.mean.sum()).square().mean()
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.encoder.bias.requires_grad_(False)
+            self.encoder.temperature = 0.5
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def test_what_a_hook_has_done_to_a_submodule_is_not_lost() -> None:
+    whole = Attempt(Freezing()).run().model
+    lost = Attempt(Freezing(), [Lose(BATCHES + 4)]).run()
+    assert lost.newest is not None
+    changed = {place for place in lost.newest.own["attributes"] if place[0].startswith("module")}
+    assert changed == {("module encoder", "temperature"), ("module encoder", "mean")}, (
+        "a forward makes the latest again"
     )
-    assert lost.newest.own["attributes"]["model"].keys().isdisjoint({"lock", "large", "history"})
+    found = Attempt(Freezing()).run(lost.newest).model
+    assert not found.encoder.bias.requires_grad
+    assert found.encoder.temperature == 0.5
+    assert torch.equal(found.encoder.mean, whole.encoder.mean)
+    assert weights_and(found) == weights_and(whole)
+    assert whole.layer.weight.isfinite().all()
+
+
+def test_an_attribute_does_not_hide_a_parameter() -> None:
+    model = Linear()
+    lost = Attempt(Linear(), [Lose(4)]).run()
+    assert lost.newest is not None
+    packed = Packer([], MIB).dumps(torch.ones(1, 4))
+    lost.newest.own["attributes"]["module layer", "weight"] = Packed(packed, was_on_device=False)
+    Attempt(model, [Lose(-1)]).run(lost.newest)
+    assert "weight" not in vars(model.layer)
