@@ -46,8 +46,10 @@ class Changes:
     """Packs what has changed, each time that a snapshot is taken."""
 
     def __init__(self) -> None:
-        self._former: dict[Place, _Former] = {}
-        """When training began."""
+        self._former: dict[str, dict[str, Any]] = {}
+        """Attributes when training began, by owner and name: an immutable one itself, else a ``_Former``."""
+        self._submodules: list[tuple[str, torch.nn.Module]] = []
+        """Those that were there then; to ask which these are each time would cost as much as all else."""
         self._packed: set[Place] = set()
         """What was part of a snapshot."""
         self._too_large: set[Place] = set()
@@ -56,10 +58,10 @@ class Changes:
 
     def begin(self, run: Run) -> None:
         """Training is about to begin: everything is as it is made."""
+        self._submodules = list(_submodules(run))
         self._former = {
-            (owner, name): _Former(value)
-            for owner, obj in (*_owners(run), *_submodules(run))
-            for name, value in travelling(obj)
+            owner: {name: value if isinstance(value, IMMUTABLE) else _Former(value) for name, value in travelling(obj)}
+            for owner, obj in (*_owners(run), *self._submodules)
         }
 
     def pack(self, run: Run) -> dict[Place, Packed]:
@@ -80,20 +82,21 @@ class Changes:
         """What may have; of submodules, which are many, numbers, texts and tensors that surely have."""
         for owner, obj in _owners(run):
             for name, value in travelling(obj):
-                if not isinstance(value, IMMUTABLE) or self._is_new((owner, name), value):
+                if not isinstance(value, IMMUTABLE) or self._is_new(owner, name, value):
                     yield (owner, name), obj, value
-        for owner, module in _submodules(run):
+        for owner, module in self._submodules:
             for name, value in travelling(module):
-                if _is_plain(value) and self._is_new((owner, name), value):
+                if _is_plain(value) and self._is_new(owner, name, value):
                     yield (owner, name), module, value
 
-    def _is_new(self, place: Place, value: Any) -> bool:
-        return place not in self._former or not self._former[place].is_still(value)
+    def _is_new(self, owner: str, name: str, value: Any) -> bool:
+        former = self._former.get(owner, {}).get(name, self)  # ``self``: it is no attribute's value
+        return not former.is_still(value) if isinstance(former, _Former) else former is not value
 
     def _leave_out(self, place: Place, obj: Any, value: Any, error: Exception) -> None:
         if isinstance(error, TooLargeError):
             self._too_large.add(place)
-        if place not in self._told and (place in self._packed or self._is_new(place, value)):
+        if place not in self._told and (place in self._packed or self._is_new(*place, value)):
             self._told.add(place)
             rank_zero_warn(
                 f"{type(obj).__name__}.{place[1]} is no part of snapshots ({_reason(error)}): after a lost worker it "
@@ -112,21 +115,19 @@ def unpack(run: Run, packed: dict[Place, Packed]) -> None:
 
 
 class _Former:
-    """What an attribute was; only a number or a text is kept alive by it."""
+    """What an attribute was, without keeping it alive."""
 
     def __init__(self, value: Any) -> None:
         self._size = _size(value)
         try:
             self._known: Any = weakref.ref(value)
-        except TypeError:  # a number or a text, or a container, for which its address must do
-            self._known = value if isinstance(value, IMMUTABLE) else id(value)
+        except TypeError:  # a list, for one, of which its address must do
+            self._known = id(value)
 
     def is_still(self, value: Any) -> bool:
         """Whether ``value`` is the same object, and has neither grown nor, as a tensor, been written to."""
-        if isinstance(self._known, weakref.ref):
-            is_same = self._known() is value
-        else:
-            is_same = self._known is value if isinstance(value, IMMUTABLE) else self._known == id(value)
+        known = self._known
+        is_same = known() is value if isinstance(known, weakref.ref) else known == id(value)
         return is_same and self._size == _size(value)
 
 
