@@ -48,6 +48,8 @@ class Packer:
     def __init__(self, named: list[tuple[str, Any]], largest: int) -> None:
         self._names = {id(obj): name for name, obj in named}
         self._largest = largest
+        self.has_moved = False
+        """The last attribute had tensors of another device than the CPU."""
 
     def dumps(self, value: Any) -> bytes:
         """The attribute, tensors as CPU tensors.
@@ -57,13 +59,17 @@ class Packer:
             Exception: It cannot be pickled, such as an open file or a generator; of any kind.
         """
         buffer = _Limited(self._largest)
+        self.has_moved = False
         if id(value) not in self._names:
             value = tree.map_leaves(self._on_cpu, value)
         _Pickler(buffer, self._names).dump(value)
         return buffer.getvalue()
 
     def _on_cpu(self, leaf: Any) -> Any:
-        return leaf.detach().cpu() if isinstance(leaf, torch.Tensor) and id(leaf) not in self._names else leaf
+        if not isinstance(leaf, torch.Tensor) or id(leaf) in self._names:
+            return leaf
+        self.has_moved |= leaf.device.type != "cpu"
+        return leaf.detach().cpu()
 
 
 class TooLargeError(Exception):

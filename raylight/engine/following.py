@@ -107,6 +107,8 @@ class Following:
         """What they are told then: whether to leave, and whether this process ends."""
         self._at_work = set(range(len(workers)))
         """Ranks that have not come back."""
+        self._heard_out = False
+        """Rank 0 has come back, and will say no more."""
 
     def run(self, running: dict[Any, int], stop: StopWish) -> dict[int, Outcome]:
         """Wait for all ranks in short turns, passing events on; ``stop`` is looked at between two turns.
@@ -144,16 +146,15 @@ class Following:
                         self._give_up(rank, result, waiting, events)
                 elif self._snapshots is not None:
                     self._snapshots.take(ref, self._listener.records)
+            if not self._heard_out and 0 not in self._at_work:  # at once: it may be lost before the others are done
+                self._hear_out(events)
+                events = None
             self._look_for_requests(stop)
             if self._look_at_cluster is not None:
                 self._look_at_cluster()
             if self._pulse is not None and self._pulse.beat():
                 self._look_at_ranks(self._pulse.beats)
-        if left is None or self._snapshots is None:
-            self._drain(events)
-        else:
-            with contextlib.suppress(RayActorError):  # on a node that is about to end
-                self._drain(events)
+        if left is not None and self._snapshots is not None:
             self._snapshots.wait_for(left.batch, self._listener.records)
             raise RegroupError
         return outcomes
@@ -183,10 +184,16 @@ class Following:
         return self._wire.ask(self._workers[0], "events", seconds)
 
     def _pass_on(self, events: Any) -> Any:
-        """Take what rank 0 has said, and ask for more; None: it is done, and ``_drain`` gets the rest."""
+        """Take what rank 0 has said, and ask for more; None: it is done, and ``_hear_out`` gets the rest."""
         with contextlib.suppress(RayActorError):  # rank 0 is gone: its execute tells how
             self._take(self._wire.get(events))
         return self._ask_for_events() if 0 in self._at_work else None
+
+    def _hear_out(self, events: Any) -> None:
+        """Rank 0 has come back: take what it has said last."""
+        self._heard_out = True
+        with contextlib.suppress(RayActorError):  # gone since: what it came back with is here
+            self._drain(events)
 
     def _drain(self, events: Any, seconds: float | None = None) -> None:
         """Fetch what rank 0 has left to say, waiting ``seconds`` at most for an answer."""

@@ -26,12 +26,13 @@ from raylight.engine.interrupt import StopWish, graceful_interrupt
 from raylight.engine.membership import memberships, rank_order
 from raylight.engine.moves import Moves
 from raylight.engine.recovery import Incidents, Listener, SnapshotKeeper
-from raylight.engine.seats import SECONDS_TO_ANSWER, Seat, Seats
+from raylight.engine.seats import Seat, Seats
 from raylight.engine.surroundings import Surroundings
 from raylight.utilities.exceptions import ResourceError, WorkerError
 
 REPLACEMENTS = 5
 """Attempts to replace lost workers, before the call is given up."""
+SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_START = 60.0
 """For a worker that takes a lost one's place, once there is room for it."""
 

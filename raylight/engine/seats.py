@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayError
 from ray.util import get_current_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -20,7 +20,8 @@ from raylight.engine import cluster
 from raylight.engine.actor import WorkerActor, WorkerInfo
 from raylight.engine.names import new_run_name
 
-SECONDS_TO_ANSWER = 10.0
+SECONDS_FOR_SPARES = 3.0
+"""To answer: one that does not is no help when a worker is lost."""
 CONTROL_THREADS = 6
 """Of a worker, for questions while it runs: two wait for news of it, the others answer at once."""
 
@@ -153,6 +154,7 @@ class Seats:
 
     def keep_spares(self, count: int, seats: list[Seat]) -> None:
         """Have ``count`` processes ready to take the place of lost ones, on the nodes of ``seats`` in turn."""
+        self._checked_spares()
         while len(self._spares) > count:
             ray.kill(self._spares.pop()[1])
         for number in range(len(self._spares), count):
@@ -162,17 +164,26 @@ class Seats:
 
     def _take_spare(self, node_id: str) -> Any:
         """A spare process on the node; None where there is none that lives."""
-        for place in list(self._spares):
+        for place in self._checked_spares():
             booting, spare, _ = place
-            try:
-                here = ray.get(booting, timeout=SECONDS_TO_ANSWER).node_id == node_id
-            except (RayActorError, GetTimeoutError):
-                self._spares.remove(place)
-                continue
-            if here:
+            if ray.get(booting).node_id == node_id:
                 self._spares.remove(place)
                 return spare
         return None
+
+    def _checked_spares(self) -> list[tuple[Any, Any, Seat]]:
+        """Let go of the dead, and return those that are there and answer; others may still be on their way."""
+        there = [place for place in self._spares if ray.wait([place[0]], timeout=0)[0]]
+        pings = [spare.ping.options(concurrency_group="control").remote() for _, spare, _ in there]
+        answered = ray.wait(pings, num_returns=len(pings), timeout=SECONDS_FOR_SPARES)[0] if pings else []
+        living = []
+        for place, ping in zip(there, pings, strict=True):
+            if ping in answered and _is_well([place[0], ping]):
+                living.append(place)
+            else:
+                self._spares.remove(place)
+                ray.kill(place[1])
+        return living
 
     # ------------------------------------------------------------------------------------------------ end
 
@@ -185,3 +196,12 @@ class Seats:
         for group in groups:
             with contextlib.suppress(Exception):  # the cluster has forgotten it
                 remove_placement_group(group)  # ends actors that were still starting, too
+
+
+def _is_well(answers: list[Any]) -> bool:
+    """Whether these, which have come, tell of no error."""
+    try:
+        ray.get(answers)
+    except RayError:
+        return False
+    return True

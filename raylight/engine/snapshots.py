@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from raylight.config.messages import GoesOn
-from raylight.engine.attributes import Packer, loads, owners, references, travelling
+from raylight.engine import changes
 from raylight.engine.failures import is_collateral
+from raylight.strategies.base import frozen
 from raylight.utilities import tree
 from raylight.worker import checkpointing, exact, resizing
 from raylight.worker.control import LeaveFit, NoSnapshots
@@ -38,11 +39,8 @@ SECONDS_BETWEEN = 3.0
 """At least, unless the user wants them more often: each is some calls of Ray's for worker and driver."""
 FIRST_AFTER = 10
 """Batches before the first, from whose cost the distance of the others follows."""
-LARGEST_ATTRIBUTE = 4 * 1024 * 1024
-"""Bytes of an attribute that is part of a snapshot; a larger one is as ``setup`` made it."""
 KEPT = 2
 """Snapshots that wait to be fetched."""
-IMMUTABLE = (type(None), bool, int, float, complex, str, bytes)
 SECONDS_TO_HAND_OVER = 60.0
 """For the last snapshot of a run that goes on with other workers."""
 OF_THE_PROCESS = ("fn", "status", "stage", "world_size", "num_nodes", "global_rank", "local_rank", "node_rank",
@@ -88,13 +86,13 @@ class Start:
         return self.parts[0]
 
 
-@dataclass(frozen=True)
 class PackedTensor:
-    """A tensor as an array, which Ray sends without copying it."""
+    """A tensor as an array, which Ray sends without copying it. No dataclass: ``tree`` would look into it."""
 
-    array: np.ndarray[Any, Any]
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    __slots__ = ("array", "dtype", "shape")
+
+    def __init__(self, array: np.ndarray[Any, Any], dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        self.array, self.dtype, self.shape = array, dtype, shape
 
     @classmethod
     def copy(cls, tensor: Tensor) -> PackedTensor:
@@ -120,10 +118,7 @@ class Snapshots(NoSnapshots):
     def __init__(self, every_n_steps: int | None, start: Start | None) -> None:
         self.start = start
         self._every_n_steps = every_n_steps
-        self._initial: dict[tuple[str, str], Any] = {}
-        """Attributes as they were before training."""
-        self._left: set[tuple[str, str]] = set()
-        """Attributes that cannot be part of a snapshot."""
+        self._changes = changes.Changes()
         self._last = (0, 0.0)
         """Batch and time of the last one."""
         self._waiting: collections.deque[Snapshot] = collections.deque(maxlen=KEPT)
@@ -141,12 +136,7 @@ class Snapshots(NoSnapshots):
         return checkpoint
 
     def restore(self, run: Run) -> None:
-        self._initial = {
-            (owner, name): value
-            for owner, obj in _owners(run)
-            for name, value in travelling(obj)
-            if isinstance(value, IMMUTABLE)
-        }
+        self._changes.begin(run)
         if self.start is not None:
             self._restore(run, self.start)
 
@@ -162,15 +152,14 @@ class Snapshots(NoSnapshots):
 
     def _restore(self, run: Run, start: Start) -> None:
         own = _unpacked((start.parts[run.strategy.global_rank % len(start.parts)] or start.first).own)
-        found = dict(references(run.model, run.callbacks, run.source.datamodule, run.trainer))
-        for owner, obj in _owners(run):
-            for name, pickled in own["attributes"].get(owner, {}).items():
-                vars(obj)[name] = loads(pickled, found)
+        changes.unpack(run, own["attributes"])
         run.state.take(own["state"])
         if run.job.placement.keeps_global_batch:
             run.state.accumulate_grad_batches = (
                 run.state.accumulate_grad_batches * len(start.parts) // run.strategy.world_size
             )
+        # Before the buffers: a new wrapper gives all ranks those of rank 0.
+        _restore_frozen(run, own["frozen"], own["frozen_when_wrapped"])
         with torch.no_grad():
             for name, value in run.model.named_buffers():
                 if name in own["buffers"]:
@@ -240,8 +229,10 @@ class Snapshots(NoSnapshots):
         shared = checkpointing.dump_quietly(run)
         moment = Moment(state.total_batches, state.global_step, run.num_records, time.time())
         own = {
-            "attributes": self._attributes(run),
+            "attributes": self._changes.pack(run),
             "state": {name: value for name, value in vars(state).items() if name not in OF_THE_PROCESS},
+            "frozen": frozen(run.model),
+            "frozen_when_wrapped": run.strategy.frozen,
             "buffers": dict(run.model.named_buffers()),
             "evaluating": {name for name, module in run.model.named_modules() if not module.training},
             "run": {
@@ -254,26 +245,6 @@ class Snapshots(NoSnapshots):
             "exact": exact.dump(run),
         }
         return Snapshot(moment, _packed(shared) if run.strategy.is_global_zero else None, _packed(own))
-
-    def _attributes(self, run: Run) -> dict[str, dict[str, bytes]]:
-        """Those that are no longer what they were when training began."""
-        packer = Packer(
-            references(run.model, run.callbacks, run.source.datamodule, run.trainer), largest=LARGEST_ATTRIBUTE
-        )
-        packed: dict[str, dict[str, bytes]] = {}
-        for owner, obj in _owners(run):
-            packed[owner] = {}
-            for name, value in travelling(obj):
-                place = (owner, name)
-                if place in self._left or name in getattr(obj, "_of_this_process", ()):
-                    continue
-                if isinstance(value, IMMUTABLE) and place in self._initial and self._initial[place] is value:
-                    continue
-                try:
-                    packed[owner][name] = packer.dumps(value)
-                except Exception:  # too large, or an open file, a generator: it is as ``setup`` makes it
-                    self._left.add(place)
-        return packed
 
     # ------------------------------------------------------------------------------------------------ handing over
 
@@ -301,8 +272,19 @@ class Snapshots(NoSnapshots):
             self._changed.notify_all()
 
 
-def _owners(run: Run) -> list[tuple[str, Any]]:
-    return owners(run.model, run.callbacks, run.source.datamodule)
+def _restore_frozen(run: Run, now: frozenset[str], when_wrapped: frozenset[str]) -> None:
+    """Collective: which parameters require no gradients, and required none when the model was wrapped."""
+    if when_wrapped != run.strategy.frozen:
+        _freeze(run.model, when_wrapped)
+        run.strategy.rewrap()
+    _freeze(run.model, now)
+
+
+def _freeze(model: torch.nn.Module, names: frozenset[str]) -> None:
+    """These parameters, and no others."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad == (name in names):
+            parameter.requires_grad = name not in names
 
 
 def _packed(values: Any) -> Any:
@@ -310,13 +292,7 @@ def _packed(values: Any) -> Any:
 
 
 def _unpacked(values: Any) -> Any:
-    if isinstance(values, PackedTensor):
-        return values.tensor()
-    if isinstance(values, dict):
-        return {key: _unpacked(value) for key, value in values.items()}
-    if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
-        return type(values)(_unpacked(value) for value in values)
-    return values
+    return tree.map_leaves(lambda leaf: leaf.tensor() if isinstance(leaf, PackedTensor) else leaf, values)
 
 
 assert set(OF_THE_PROCESS) <= set(TrainState.__dataclass_fields__)

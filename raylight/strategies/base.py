@@ -62,6 +62,8 @@ class Strategy:
         self.world_size = 1
         self.model: nn.Module | None = None
         """The model, in the wrapper that training calls."""
+        self.frozen: frozenset[str] = frozenset()
+        """Names of the parameters that required no gradients when the model was wrapped: they are not averaged."""
         self.lightning_module: LightningModule | None = None
         self.optimizers: list[Optimizer] = []
         self.lr_scheduler_configs: list[Any] = []
@@ -103,9 +105,13 @@ class Strategy:
         """Move the model to the device and, for training, wrap it. Collective."""
         self.lightning_module = module
         self.model = module.to(self.device)
+        if for_training:
+            self.rewrap()
 
     def rewrap(self) -> None:
         """Other parameters require gradients than at ``setup``: wrap the model anew. Collective, between two epochs."""
+        assert self.lightning_module is not None
+        self.frozen = frozen(self.lightning_module)
 
     def teardown(self) -> None:
         """Let go of the wrapper, and of the GPU's memory."""
@@ -267,3 +273,8 @@ class SingleDeviceStrategy(Strategy):
                 "accelerator= and devices= of the Trainer, and leave out the strategy's device."
             )
         super().attach(device, global_rank, local_rank, node_rank, world_size)
+
+
+def frozen(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that require no gradients."""
+    return frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)

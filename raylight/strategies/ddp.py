@@ -127,11 +127,9 @@ class DDPStrategy(Strategy):
     def setup(self, module: LightningModule, for_training: bool) -> None:
         if self.layer_sync is not None:
             module = cast("LightningModule", self.layer_sync.apply(module))
-        super().setup(module, for_training)
         if self.process_group_backend is not None:
             self._check_backend(self.process_group_backend)
-        if for_training:
-            self.rewrap()
+        super().setup(module, for_training)
 
     def _check_backend(self, wanted: str) -> None:
         if wanted != dist.get_backend():
@@ -142,6 +140,7 @@ class DDPStrategy(Strategy):
 
     def rewrap(self) -> None:
         # DDP averages the gradients of the parameters that required them when it was made, and of no others.
+        super().rewrap()
         module = self.lightning_module
         assert module is not None
         self.model = module

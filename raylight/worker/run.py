@@ -101,7 +101,7 @@ class Run:
         self.stop_request = stop
         self.snapshots = snapshots or NoSnapshots()
         self.going_on = self.snapshots.start is not None
-        """After a worker was lost; until training goes on, nothing is recorded."""
+        """After a worker was lost; until training goes on, or once it has left, nothing is recorded."""
         self.redone_since = job.redone_since
         self.num_records = 0
         """Events of the kind ``Record`` so far."""
@@ -398,6 +398,8 @@ class Run:
 
     def leave(self) -> None:
         """The run goes on, in another attempt: it has not failed, and only what is made again is let go of."""
+        self.going_on = True  # a record of this end would be taken for the first of those that follow the snapshot
+        self.state.status = TrainerStatus.INTERRUPTED  # teardown hooks keep what a call that goes on may need
         self.metrics.hook = None
         self.strategy.checkpoint_io.teardown()
         self.teardown_hooks()

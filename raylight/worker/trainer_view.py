@@ -192,7 +192,7 @@ class TrainerView:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the last call ended by an exception or a request of the user's."""
+        """Whether the last call ended by an exception or a request of the user's, or an attempt at it is left."""
         return self.state.status == TrainerStatus.INTERRUPTED
 
     @property

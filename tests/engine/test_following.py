@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -193,9 +193,11 @@ class Stopping(SimulatedRank):
         self.heard.append(told)
 
 
-def follow(ranks: list[Stopping], running: dict[Any, int], stop: Any) -> dict[int, Outcome]:
+def follow(
+    ranks: list[Stopping], running: dict[Any, int], stop: Any, sink: Callable[[Event], Any] = lambda event: None
+) -> dict[int, Outcome]:
     with ThreadPoolExecutor(2) as threads:
-        listener, wire = Listener(lambda event: None), LocalWire(threads)
+        listener, wire = Listener(sink), LocalWire(threads)
         infos = INFOS[: len(ranks)]
         try:
             return Following(ranks, infos, 1, listener, None, None, lambda: False, False, wire).run(running, stop)
@@ -237,6 +239,38 @@ def test_a_rank_that_is_done_is_asked_for_no_events() -> None:
     threading.Timer(1.0, second.set_result, [Outcome(state=None)]).start()
     assert len(follow(ranks, {first: 0, second: 1}, threading.Event())) == 2
     assert ranks[0].num_asked <= 3
+
+
+class Dying(Stopping):
+    """Has its last row in its second answer; soon after the first it is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.gone_at = float("inf")
+
+    def events(self, seconds: float) -> list[Event]:
+        self.num_asked += 1
+        if time.monotonic() > self.gone_at:
+            raise RayActorError
+        self.gone_at = min(self.gone_at, time.monotonic() + 0.7)
+        return [Metrics({}, 7)] if self.num_asked == 2 else []
+
+
+def test_a_rank_zero_that_is_lost_when_it_is_done_has_said_its_last() -> None:
+    first, second = Future[Any](), Future[Any]()
+    first.set_result(Outcome(state=None))
+    threading.Timer(1.5, second.set_result, [Outcome(state=None)]).start()
+    heard: list[Event] = []
+    assert len(follow([Dying(), Stopping(1)], {first: 0, second: 1}, threading.Event(), heard.append)) == 2
+    assert heard == [Metrics({}, 7)]
+
+
+def test_a_rank_zero_that_is_lost_before_it_has_said_its_last_is_done_all_the_same() -> None:
+    over: Future[Any] = Future()
+    over.set_result(Outcome(state=None))
+    rank = Dying()
+    rank.gone_at = 0.0
+    assert len(follow([rank], {over: 0}, threading.Event())) == 1
 
 
 def test_what_cannot_be_unpickled_here_is_no_lost_worker() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -237,6 +238,25 @@ def test_a_spare_worker(whole: Any) -> None:
     assert pid in {info.pid for info in pool._pool.infos}
     assert disturbed[0].incidents[0].seconds < 5
     disturbed[0].shutdown()
+
+
+def test_a_spare_worker_that_has_died_is_none(ray_cluster: str, wait_until: Callable[..., Any]) -> None:
+    trainer, _, _ = train(2, spare_workers=1, max_epochs=1)
+    places, seats = pool._pool._places, pool._pool._seats
+
+    def kill_spare() -> Any:
+        ((booting, _, _),) = places._spares
+        info = ray.get(booting)
+        os.kill(info.pid, signal.SIGKILL)
+        wait_until(lambda: not psutil.pid_exists(info.pid))
+        return info
+
+    pid = kill_spare().pid
+    places.keep_spares(1, seats)
+    successor = kill_spare()
+    assert successor.pid != pid
+    assert places._take_spare(successor.node_id) is None
+    trainer.shutdown()
 
 
 @pytest.mark.slow

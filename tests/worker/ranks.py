@@ -16,6 +16,7 @@ import raylight as pl
 from raylight.config.accelerators import Placement
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource, Job, TrainerFn
+from raylight.engine.snapshots import Snapshots, Start
 from raylight.strategies import DDPStrategy
 from raylight.worker.control import StopRequest
 from raylight.worker.execute import execute
@@ -55,6 +56,7 @@ def do(
     world_size: int,
     data: DataSource,
     write_to: str | None = None,
+    snapshots: Snapshots | None = None,
     **flags: Any,
 ) -> Any:
     """One call on this rank, as a Ray worker does it; returns the Run and its Outcome."""
@@ -65,7 +67,7 @@ def do(
     ranks = {"global_rank": rank, "local_rank": rank, "node_rank": 0, "world_size": world_size}
     job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=[], progress={})
     job.write_to, job.return_predictions = write_to, write_to is None
-    return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest())
+    return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest(), snapshots)
 
 
 def samples(size: int) -> torch.Tensor:
@@ -355,3 +357,52 @@ def write_predictions(
     except Exception as raised:
         error = str(raised)
     return model.made, error
+
+
+class LostError(Exception):
+    """Stands for the end of a process."""
+
+
+class Freezing(TwoOptimizers):
+    """Trains half of itself in its second epoch."""
+
+    def __init__(self, rewraps: bool, lost_at: int) -> None:
+        super().__init__()
+        self.rewraps, self.lost_at = rewraps, lost_at
+
+    def on_train_epoch_start(self) -> None:
+        self.b.requires_grad_(self.current_epoch != 1)
+        if self.rewraps:
+            self.trainer.strategy.rewrap()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.trainer.fit_loop.total_batch_idx == self.lost_at:
+            raise LostError
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
+        return (self.b(self.a(batch[0])) - 1).pow(2).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit_freezing(rank: int, world_size: int, rewraps: bool, lost_at: int) -> list[float]:
+    """The weights after three epochs of four batches; those of a run that was lost once, from its last snapshot on."""
+
+    def attempt(lost_at: int, snapshots: Snapshots) -> list[float]:
+        model, strategy = Freezing(rewraps, lost_at), DDPStrategy(find_unused_parameters=not rewraps)
+        flags = {**QUIET, "max_epochs": 3, "strategy": strategy}
+        loader = DataLoader(TensorDataset(samples(4 * world_size)))
+        do(TrainerFn.FITTING, model, rank, world_size, DataSource(train=loader), snapshots=snapshots, **flags)
+        return [parameter.item() for parameter in model.parameters()]
+
+    first = Snapshots(1, None)
+    try:
+        return attempt(lost_at, first)
+    except LostError:
+        newest = None
+        while (later := first.next(0.0)) is not None:
+            newest = later
+        parts: list[Any] = [None] * world_size
+        dist.all_gather_object(parts, newest)
+        return attempt(-1, Snapshots(1, Start(parts)))

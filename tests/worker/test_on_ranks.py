@@ -96,3 +96,10 @@ def test_timeout_holds_while_data_is_prepared(on_ranks: OnRanks) -> None:
     assert on_ranks(2, ranks.prepare_slowly, seconds=0.1, timeout=20.0) == ["", ""]
     _, waited = on_ranks(2, ranks.prepare_slowly, seconds=3.0, timeout=0.5)
     assert "500ms" in waited
+
+
+@pytest.mark.parametrize("rewraps", [False, True], ids=["unused", "rewrapped"])
+def test_what_was_frozen_when_a_run_was_lost(on_ranks: OnRanks, rewraps: bool) -> None:
+    whole, same = on_ranks(2, ranks.fit_freezing, rewraps=rewraps, lost_at=-1)
+    assert whole == same
+    assert on_ranks(2, ranks.fit_freezing, rewraps=rewraps, lost_at=7) == [whole, whole]
