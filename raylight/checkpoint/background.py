@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -134,6 +135,9 @@ class BackgroundWriter:
         """
         with self._lock:
             self.wait()
+            with contextlib.suppress(OSError):  # the process is gone
+                # A loader's process that was forked since keeps the channel: closing it here alone is no end of it.
+                self._channel.shutdown(socket.SHUT_RDWR)
             self._channel.close()
             self._process.wait()
             self._errors.close()

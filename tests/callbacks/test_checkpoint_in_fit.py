@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from raylight.callbacks import Callback, ModelCheckpoint
 from raylight.checkpoint.format import load
@@ -291,6 +293,26 @@ def test_nothing_is_under_way_after_an_exception(in_raylight: Any) -> None:
     assert in_raylight.files() == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"]
     assert [load(in_raylight.root / name)["global_step"] for name in in_raylight.files()] == [4, 8]
     assert psutil.Process().children() == []
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ends", ["well", "by an exception"])
+def test_loader_processes_that_began_after_a_save(in_raylight: Any, ends: str) -> None:
+    """They hold what the writing process listens to, and are there when the fit ends."""
+
+    class Broken(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 1 and ends == "by an exception":
+                raise RuntimeError("broken")
+
+    loader = DataLoader(TensorDataset(torch.ones(4, 4)), batch_size=2, num_workers=1, persistent_workers=True)
+    checkpoint = ModelCheckpoint(
+        in_raylight.root, async_save=True, save_top_k=-1, every_n_train_steps=2, save_last=True
+    )
+    trainer = in_raylight.trainer(Broken(), checkpoint, max_epochs=2, num_sanity_val_steps=0)
+    with pytest.raises(RuntimeError, match="broken") if ends != "well" else contextlib.nullcontext():
+        trainer.fit(in_raylight.model(VAL_LOSSES), val_dataloaders=loader)
+    assert load(checkpoint.last_model_path)["global_step"] == (8 if ends == "well" else 4)
 
 
 class SpoilsFolder(Callback):
