@@ -399,7 +399,7 @@ class Run:
     def leave(self) -> None:
         """The run goes on, in another attempt: it has not failed, and only what is made again is let go of."""
         self.metrics.hook = None
-        self.strategy.checkpoint_io.teardown()
+        self._complete_files()
         self.teardown_hooks()
         self.recorder.abandon()
 
@@ -413,16 +413,20 @@ class Run:
         if self.hooked_data is not None:
             self.hooked_data.on_exception(error)
         self.strategy.on_exception(error)
-        try:
-            self.strategy.checkpoint_io.teardown()
-        except Exception as failure:  # the error that ends the call is the one to raise
-            rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
+        self._complete_files()
         self.teardown_hooks()
         if isinstance(error, KeyboardInterrupt | SIGTERMException):
             self.recorder.report()
         else:
             self.recorder.abandon()
         self.state.stage = None
+
+    def _complete_files(self) -> None:
+        """Wait for checkpoints that are under way; what has become of them neither ends the call nor keeps it here."""
+        try:
+            self.strategy.checkpoint_io.teardown()
+        except Exception as failure:
+            rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
 
     def teardown_hooks(self) -> None:
         stage = str(self.state.fn)

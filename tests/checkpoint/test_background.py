@@ -226,6 +226,25 @@ def test_a_save_at_once_comes_after_what_is_under_way(io: TorchCheckpointIO, tmp
     assert value_in(tmp_path / "a.ckpt") == 5.0
 
 
+def test_what_another_has_under_way_comes_first(io: TorchCheckpointIO, tmp_path: Path) -> None:
+    """Such as the attempt before, of which the cleaning up takes its time."""
+    left = TorchCheckpointIO()
+    save(left, tmp_path / "b.ckpt", 1.0)
+    process = left._writer._process.pid  # type: ignore[union-attr]
+    with held_up(left):
+        save(left, tmp_path / "a.ckpt", 1.0)
+        left.remove_checkpoint(tmp_path / "b.ckpt")
+        closing = threading.Thread(target=left.teardown)
+        closing.start()
+        resume = threading.Timer(0.3, os.kill, (process, signal.SIGCONT))
+        resume.start()
+        for name in ("a.ckpt", "b.ckpt"):
+            save(io, tmp_path / name, 2.0)
+        io.wait()
+    closing.join()
+    assert [value_in(tmp_path / name) for name in ("a.ckpt", "b.ckpt")] == [2.0, 2.0]
+
+
 def test_subclass_and_copies_do_not_share_the_process(io: TorchCheckpointIO, tmp_path: Path) -> None:
     class Own(TorchCheckpointIO):
         pass

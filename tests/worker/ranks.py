@@ -20,7 +20,7 @@ from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource, Job, TrainerFn
 from raylight.strategies import DDPStrategy
 from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError
-from raylight.worker.control import StopRequest
+from raylight.worker.control import NoSnapshots, StopRequest
 from raylight.worker.execute import execute
 from raylight.worker.sharing import OwnShare, Turns
 
@@ -59,6 +59,8 @@ def do(
     data: DataSource,
     write_to: str | None = None,
     ckpt_paths: Sequence[str] = (),
+    callbacks: Sequence[pl.Callback] = (),
+    snapshots: NoSnapshots | None = None,
     **flags: Any,
 ) -> Any:
     """One call on this rank, as a Ray worker does it; returns the Run and its Outcome.
@@ -71,10 +73,10 @@ def do(
         device_type="cpu", num_workers=world_size, num_nodes=1, resources={}, use_ray=True, device_index=0
     )
     ranks = {"global_rank": rank, "local_rank": rank, "node_rank": 0, "world_size": world_size}
-    job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=[], progress={})
+    job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=list(callbacks), progress={})
     job.write_to, job.return_predictions = write_to, write_to is None
     job.ckpt_path, job.fallbacks = next(iter(ckpt_paths), None), list(ckpt_paths[1:])
-    return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest())
+    return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest(), snapshots)
 
 
 def samples(size: int) -> torch.Tensor:
