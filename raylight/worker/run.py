@@ -563,8 +563,13 @@ class Run:
         self.num_records, self.going_on = num_records, False
 
     def is_redone(self, path: str | os.PathLike[str]) -> bool:
-        """Whether this run has written the file before, in an attempt of which nothing else is left."""
-        return self.redone_since is not None and storage.modified(path) >= self.redone_since
+        """Whether the file comes of what an earlier attempt has done since the snapshot that this one goes on from."""
+        if self.redone_since is None:
+            return False
+        try:
+            return storage.modified(path) >= self.redone_since
+        except FileNotFoundError:  # that attempt's last deletion may be under way still
+            return False
 
     def report(self, report: Report) -> bool:
         """Collective: tell the driver what this trial has reached; whether to go on. Waits for the answer."""

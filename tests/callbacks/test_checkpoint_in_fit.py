@@ -349,6 +349,41 @@ def test_own_checkpoint_io_decides_itself(in_raylight: Any, plugin: Any) -> None
     assert load(checkpoint.best_model_path)["global_step"] == 4
 
 
+class IsDoneAgain(Callback):
+    """The attempt before was lost before its first snapshot: all files are of what is done again."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        trainer.run.redone_since = 0.0
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("async_save", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"save_last": True},
+        {"save_last": "link", "monitor": "val_loss", "save_top_k": 2},
+        {"filename": "same", "save_top_k": -1, "save_last": True},
+        {"filename": "same", "monitor": "val_loss", "save_top_k": 2},
+    ],
+    ids=["newest", "best and link", "same name", "same name of the best"],
+)
+def test_files_of_what_is_done_again_are_replaced(in_raylight: Any, arguments: Any, async_save: bool) -> None:
+    """Those that this attempt itself has written are not, nor those of another callback."""
+
+    def fit(folder: str, *callbacks: Any, max_epochs: int = 4) -> dict[str, Any]:
+        program = type(in_raylight)(in_raylight.pl, in_raylight.root / folder)
+        checkpoint = ModelCheckpoint(program.root, async_save=async_save, **arguments)
+        another = ModelCheckpoint(program.root, async_save=async_save, every_n_train_steps=2, save_last=True)
+        program.trainer(*callbacks, checkpoint, another, max_epochs=max_epochs).fit(program.model(VAL_LOSSES))
+        steps = {name: load(program.root / name)["global_step"] for name in program.files()}
+        return {"steps": steps, "left": [left_behind(program, each) for each in (checkpoint, another)]}
+
+    whole = fit("whole")
+    fit("lost", max_epochs=2)
+    assert fit("lost", IsDoneAgain()) == whole
+
+
 def test_logger_hears_of_complete_files(in_raylight: Any) -> None:
     class Uploads(CSVLogger):
         def __init__(self, root: Path) -> None:
