@@ -25,7 +25,7 @@ from raylight.worker.execute import execute
 from raylight.worker.sharing import OwnShare, Turns
 
 MOST = 3
-QUIET = {
+QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
