@@ -363,8 +363,8 @@ class IsDoneAgain(Callback):
     [
         {"save_last": True},
         {"save_last": "link", "monitor": "val_loss", "save_top_k": 2},
-        {"filename": "same", "save_top_k": -1, "save_last": True},
-        {"filename": "same", "monitor": "val_loss", "save_top_k": 2},
+        {"filename": "same", "monitor": "val_loss", "save_top_k": -1},
+        {"filename": "same", "monitor": "val_loss", "save_top_k": 2, "save_last": True},
     ],
     ids=["newest", "best and link", "same name", "same name of the best"],
 )

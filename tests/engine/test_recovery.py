@@ -245,7 +245,7 @@ def test_files_of_the_attempt_that_is_done_again_are_written_again(every: int, k
     """Rank 0 is killed after the tenth step; the snapshot is of the ninth, or an earlier one."""
 
     def checkpoint(folder: str) -> Any:
-        return pl.callbacks.ModelCheckpoint(folder, "same", every_n_train_steps=every, save_top_k=kept, save_last=True)
+        return pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=kept, save_last=True)
 
     files, incidents = [], []
     for name, callbacks in (("whole", []), ("disturbed", [Kill(0, 11)])):
