@@ -151,6 +151,8 @@ class ModelCheckpoint(Checkpoint):
         self._missing_metric_reported = False
         self._loggers_wait = False
         """There are some that have not heard of the last file, as it was not complete."""
+        self._written: set[str] = set()
+        """Files of this run; after a worker was lost, those of before the snapshot that it goes on from, and since."""
 
     def _check_arguments(self) -> None:
         if self.mode not in ("min", "max"):
@@ -224,6 +226,7 @@ class ModelCheckpoint(Checkpoint):
             self._prepare_fit(trainer, self.dirpath)
 
     def _prepare_fit(self, trainer: TrainerView, dirpath: str) -> None:
+        self._written.clear()
         if self.async_save and not trainer.strategy.checkpoint_io.writes_in_background:
             raise MisconfigurationException(
                 f"ModelCheckpoint(async_save=True) has no say beside {type(trainer.strategy.checkpoint_io).__name__}, "
@@ -460,8 +463,8 @@ class ModelCheckpoint(Checkpoint):
         return storage.join(self.dirpath, name) if self.dirpath else name
 
     def file_exists(self, filepath: str | os.PathLike[str], trainer: TrainerView) -> bool:
-        """Whether rank 0 sees ``filepath``. Collective: every rank must call it, and gets the same answer."""
-        exists = trainer.is_global_zero and _is_there(trainer, filepath) and not trainer.is_redone(filepath)
+        """Whether rank 0 sees a file that is to stay. Collective: every rank must call it, and gets the same answer."""
+        exists = trainer.is_global_zero and _is_taken(trainer, filepath)
         return bool(trainer.strategy.reduce_boolean_decision(exists, all=False))
 
     def _free_path(self, trainer: TrainerView, metrics: Mapping[str, Any], template: str | None, own_path: str) -> str:
@@ -470,7 +473,7 @@ class ModelCheckpoint(Checkpoint):
         if self._enable_version_counter:
             version = self.STARTING_VERSION
             # One broadcast, however many versions: only rank 0 looks at the disk
-            while trainer.is_global_zero and path != own_path and _is_there(trainer, path):
+            while trainer.is_global_zero and path != own_path and _is_taken(trainer, path):
                 path = self.format_checkpoint_name(metrics, template, ver=version)
                 version += 1
         return str(trainer.strategy.broadcast(path))
@@ -488,6 +491,7 @@ class ModelCheckpoint(Checkpoint):
         """Collective: every rank must call it."""
         with trainer.strategy.checkpoint_io.in_background(self.async_save):
             trainer.save_checkpoint(filepath, self.save_weights_only)
+        self._written.add(filepath)
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
         self._loggers_wait = True
@@ -516,6 +520,7 @@ class ModelCheckpoint(Checkpoint):
         if self.save_last == "link" and self._last_checkpoint_saved and self.save_top_k != 0:
             if trainer.is_global_zero:
                 trainer.strategy.checkpoint_io.link_checkpoint(self._last_checkpoint_saved, filepath)
+            self._written.add(filepath)
             trainer.strategy.barrier()
         else:
             self._save_checkpoint(trainer, filepath)
@@ -524,9 +529,12 @@ class ModelCheckpoint(Checkpoint):
     def _remove_checkpoint(self, trainer: TrainerView, previous: str, current: str) -> None:
         """Delete ``previous``, unless it is ``current``, the file this run resumed from, or in a foreign folder."""
         assert self.dirpath is not None
-        if not trainer.is_global_zero or not previous or previous == current or not lies_in(previous, self.dirpath):
+        if not previous or previous == current or not lies_in(previous, self.dirpath):
             return
-        if trainer.ckpt_path is None or not same_path(previous, str(trainer.ckpt_path)):
+        if trainer.ckpt_path is not None and same_path(previous, str(trainer.ckpt_path)):
+            return
+        self._written.discard(previous)
+        if trainer.is_global_zero:
             trainer.strategy.remove_checkpoint(previous)
 
     def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
@@ -544,15 +552,24 @@ class ModelCheckpoint(Checkpoint):
         storage.write_atomic(filepath, write)
 
 
-def _is_there(trainer: TrainerView, path: str | os.PathLike[str]) -> bool:
-    """Whether a file is at ``path``, or will be when what is under way is done."""
+def _is_taken(trainer: TrainerView, path: str | os.PathLike[str]) -> bool:
+    """Whether a file is at ``path``, or will be when what is under way is done, that no save may overwrite.
+
+    It may where an attempt has left the file that is done again.
+    """
     expected: bool | None = trainer.strategy.checkpoint_io.expects(path)
     if expected is not None:
         return expected
     try:
-        return storage.exists(path)
+        return storage.exists(path) and (_is_written(trainer, path) or not trainer.is_redone(path))
     except OSError as error:
         raise not_written(path, f"{type(error).__name__}: {error}", error.errno) from error
+
+
+def _is_written(trainer: TrainerView, path: str | os.PathLike[str]) -> bool:
+    """Whether this run has the file already, by any of its callbacks."""
+    callbacks = (each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
+    return any(str(path) in each._written for each in callbacks)
 
 
 def _takes_files(logger: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -38,10 +39,13 @@ main({channel}, {parent})
 _writers: weakref.WeakSet[BackgroundWriter] = weakref.WeakSet()
 
 
-def wait_for(path: storage.PathOrURI) -> None:
-    """Return when no write of ``path`` is under way in this process; one that failed is told by the run that saved."""
+def wait_for(path: storage.PathOrURI | None = None) -> None:
+    """Return when nothing is under way for ``path`` by any writer of this process; None: for any path.
+
+    What has failed is told by the run that saved.
+    """
     for writer in list(_writers):
-        if writer.process_id == os.getpid() and writer.expects(path) is not None:
+        if writer.process_id == os.getpid() and (path is None or writer.expects(path) is not None):
             writer.wait()
 
 
@@ -134,6 +138,9 @@ class BackgroundWriter:
         """
         with self._lock:
             self.wait()
+            with contextlib.suppress(OSError):  # the process is gone
+                # A loader's process that was forked since keeps the channel: closing it here alone is no end of it.
+                self._channel.shutdown(socket.SHUT_RDWR)
             self._channel.close()
             self._process.wait()
             self._errors.close()

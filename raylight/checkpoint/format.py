@@ -52,6 +52,8 @@ MapLocation: TypeAlias = "str | torch.device | dict[str, str] | Callable[[Any, s
 _PLAIN_TYPES = (bool, float, complex, str, bytes, bytearray, torch.device, torch.dtype, torch.layout, torch.Size)
 _LONGEST_INT_BITS = 2000  # the restricted unpickler knows no longer ones
 
+_FOLDER_ATTRIBUTE = 0x10  # of MS-DOS, in a zip archive's index
+
 _REFUSED = (
     re.compile(r"GLOBAL (\S+) was not an allowed global"),
     re.compile(r"unsupported GLOBAL (\S+) whose module"),
@@ -128,8 +130,8 @@ def load(
 
     Raises:
         CheckpointNotFoundError: There is no such file.
-        CheckpointError: The file is truncated or corrupt, holds objects that only code can restore, or is not
-            a checkpoint.
+        CheckpointError: The file is truncated or corrupt, cannot be read, holds objects that only code can restore, or
+            is not a checkpoint.
     """
     if isinstance(path, str) or hasattr(path, "__fspath__"):
         try:
@@ -292,18 +294,31 @@ def _verify(stream: IO[bytes], name: str) -> None:
     """The checksums that ``torch.save`` has written, which ``torch.load`` does not look at.
 
     Raises:
-        CheckpointError: One is wrong.
+        CheckpointError: One is wrong, or what is needed to look at it cannot be read.
     """
     try:
         with zipfile.ZipFile(stream) as archive:
-            damaged = archive.testzip()
+            damaged = archive.testzip() or _folder_with_content(archive)
     except (zipfile.BadZipFile, EOFError):  # another format, or truncated: torch's reader tells
         return
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken index makes the reader fail in any way, and so does a broken disk
+        raise CheckpointError(
+            f"{name} is damaged, or cannot be read ({type(error).__name__}: {_first_line(error)}). Load an older "
+            "checkpoint, or copy this one anew."
+        ) from error
     if damaged is not None:
         raise CheckpointError(
-            f"{name} is damaged: the checksum of its record {damaged!r} is wrong. Load an older checkpoint, or copy "
-            "this one anew."
+            f"{name} is damaged: its record {damaged!r} is not what its checksum and its entry in the file's index "
+            "say. Load an older checkpoint, or copy this one anew."
         )
+
+
+def _folder_with_content(archive: zipfile.ZipFile) -> str | None:
+    """A record that the index calls a folder: torch's reader would leave its tensor as the memory happens to be."""
+    folders = [record for record in archive.infolist() if record.external_attr & _FOLDER_ATTRIBUTE]
+    return next((record.filename for record in folders if record.file_size > 0), None)
 
 
 def _read(stream: IO[bytes], name: str, map_location: MapLocation, plain_only: bool) -> Any:

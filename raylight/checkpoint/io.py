@@ -13,7 +13,7 @@ import torch
 
 from raylight.checkpoint import format as checkpoint_format
 from raylight.checkpoint import storage
-from raylight.checkpoint.background import BackgroundWriter
+from raylight.checkpoint.background import BackgroundWriter, wait_for
 from raylight.checkpoint.buffers import Buffer, RoomAhead
 from raylight.checkpoint.image import FileImage
 
@@ -178,6 +178,7 @@ class TorchCheckpointIO(CheckpointIO):
         if self._writer is not None and self._writer.has_ended:
             self.teardown()
         if self._writer is None:
+            wait_for()  # an attempt of this run that was left may still be at work on files of the same names
             self._writer = BackgroundWriter(self._take_room())
         return self._writer
 

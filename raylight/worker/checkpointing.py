@@ -131,7 +131,7 @@ def _callback_states(run: Run) -> dict[str, Any]:
 
 
 def read(run: Run) -> dict[str, Any] | None:
-    """The checkpoint that the call was told to start from, in today's form; None without one."""
+    """Collective: the checkpoint that the call was told to start from, in today's form; None without one."""
     if run.going_on:
         return run.snapshots.checkpoint()
     if run.job.ckpt_path is None:
@@ -147,8 +147,24 @@ def read(run: Run) -> dict[str, Any] | None:
 
 
 def _read_file(run: Run, path: str) -> dict[str, Any]:
+    """Collective: what is at ``path``, if every rank can read it; ranks that began from different files would differ.
+
+    Raises:
+        CheckpointError: This rank cannot read it, or another.
+    """
     rank_zero_info(f"Restoring states from the checkpoint path at {path}")
-    return migrate.upgraded(run.strategy.load_checkpoint(path), path)
+    checkpoint, failure = {}, None
+    try:
+        checkpoint = migrate.upgraded(run.strategy.load_checkpoint(path), path)
+    except CheckpointError as error:
+        failure = error
+    failures = run.strategy.all_gather_object(None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    for rank, reason in enumerate(failures):
+        if reason is not None:
+            raise CheckpointError(f"Rank {rank} cannot read the checkpoint {path}, though others can: {reason}")
+    return checkpoint
 
 
 def restore_model_and_callbacks(run: Run, checkpoint: dict[str, Any]) -> None:

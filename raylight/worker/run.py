@@ -401,7 +401,7 @@ class Run:
         self.going_on = True  # a record of this end would be taken for the first of those that follow the snapshot
         self.state.status = TrainerStatus.INTERRUPTED  # teardown hooks keep what a call that goes on may need
         self.metrics.hook = None
-        self.strategy.checkpoint_io.teardown()
+        self._complete_files()
         self.teardown_hooks()
         self.recorder.abandon()
 
@@ -415,16 +415,20 @@ class Run:
         if self.hooked_data is not None:
             self.hooked_data.on_exception(error)
         self.strategy.on_exception(error)
-        try:
-            self.strategy.checkpoint_io.teardown()
-        except Exception as failure:  # the error that ends the call is the one to raise
-            rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
+        self._complete_files()
         self.teardown_hooks()
         if isinstance(error, KeyboardInterrupt | SIGTERMException):
             self.recorder.report()
         else:
             self.recorder.abandon()
         self.state.stage = None
+
+    def _complete_files(self) -> None:
+        """Wait for checkpoints that are under way; what has become of them neither ends the call nor keeps it here."""
+        try:
+            self.strategy.checkpoint_io.teardown()
+        except Exception as failure:
+            rank_zero_warn(f"A checkpoint was not written: {failure!r}.")
 
     def teardown_hooks(self) -> None:
         stage = str(self.state.fn)
@@ -561,8 +565,13 @@ class Run:
         self.num_records, self.going_on = num_records, False
 
     def is_redone(self, path: str | os.PathLike[str]) -> bool:
-        """Whether this run has written the file before, in an attempt of which nothing else is left."""
-        return self.redone_since is not None and storage.modified(path) >= self.redone_since
+        """Whether the file comes of what an earlier attempt has done since the snapshot that this one goes on from."""
+        if self.redone_since is None:
+            return False
+        try:
+            return storage.modified(path) >= self.redone_since
+        except FileNotFoundError:  # that attempt's last deletion may be under way still
+            return False
 
     def report(self, report: Report) -> bool:
         """Collective: tell the driver what this trial has reached; whether to go on. Waits for the answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from raylight.callbacks import Callback, ModelCheckpoint
 from raylight.checkpoint.format import load
@@ -293,6 +295,26 @@ def test_nothing_is_under_way_after_an_exception(in_raylight: Any) -> None:
     assert psutil.Process().children() == []
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ends", ["well", "by an exception"])
+def test_loader_processes_that_began_after_a_save(in_raylight: Any, ends: str) -> None:
+    """They hold what the writing process listens to, and are there when the fit ends."""
+
+    class Broken(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.current_epoch == 1 and ends == "by an exception":
+                raise RuntimeError("broken")
+
+    loader = DataLoader(TensorDataset(torch.ones(4, 4)), batch_size=2, num_workers=1, persistent_workers=True)
+    checkpoint = ModelCheckpoint(
+        in_raylight.root, async_save=True, save_top_k=-1, every_n_train_steps=2, save_last=True
+    )
+    trainer = in_raylight.trainer(Broken(), checkpoint, max_epochs=2, num_sanity_val_steps=0)
+    with pytest.raises(RuntimeError, match="broken") if ends != "well" else contextlib.nullcontext():
+        trainer.fit(in_raylight.model(VAL_LOSSES), val_dataloaders=loader)
+    assert load(checkpoint.last_model_path)["global_step"] == (8 if ends == "well" else 4)
+
+
 class SpoilsFolder(Callback):
     """Where the checkpoints' folder was, there is a file in the second epoch."""
 
@@ -325,6 +347,41 @@ def test_own_checkpoint_io_decides_itself(in_raylight: Any, plugin: Any) -> None
     checkpoint = ModelCheckpoint(in_raylight.root / "kept")
     in_raylight.trainer(checkpoint, plugins=plugin(), max_epochs=1).fit(in_raylight.model())
     assert load(checkpoint.best_model_path)["global_step"] == 4
+
+
+class IsDoneAgain(Callback):
+    """The attempt before was lost before its first snapshot: all files are of what is done again."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        trainer.run.redone_since = 0.0
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("async_save", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"save_last": True},
+        {"save_last": "link", "monitor": "val_loss", "save_top_k": 2},
+        {"filename": "same", "monitor": "val_loss", "save_top_k": -1},
+        {"filename": "same", "monitor": "val_loss", "save_top_k": 2, "save_last": True},
+    ],
+    ids=["newest", "best and link", "same name", "same name of the best"],
+)
+def test_files_of_what_is_done_again_are_replaced(in_raylight: Any, arguments: Any, async_save: bool) -> None:
+    """Those that this attempt itself has written are not, nor those of another callback."""
+
+    def fit(folder: str, *callbacks: Any, max_epochs: int = 4) -> dict[str, Any]:
+        program = type(in_raylight)(in_raylight.pl, in_raylight.root / folder)
+        checkpoint = ModelCheckpoint(program.root, async_save=async_save, **arguments)
+        another = ModelCheckpoint(program.root, async_save=async_save, every_n_train_steps=2, save_last=True)
+        program.trainer(*callbacks, checkpoint, another, max_epochs=max_epochs).fit(program.model(VAL_LOSSES))
+        steps = {name: load(program.root / name)["global_step"] for name in program.files()}
+        return {"steps": steps, "left": [left_behind(program, each) for each in (checkpoint, another)]}
+
+    whole = fit("whole")
+    fit("lost", max_epochs=2)
+    assert fit("lost", IsDoneAgain()) == whole
 
 
 def test_logger_hears_of_complete_files(in_raylight: Any) -> None:

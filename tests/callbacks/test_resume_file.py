@@ -98,14 +98,15 @@ def test_the_one_before_where_the_newest_is_damaged(monkeypatch: pytest.MonkeyPa
     assert rest.seen == list(range(4, 12))
 
 
-def test_last_falls_back_too() -> None:
+@pytest.mark.parametrize("place", ["tensor", "index"])
+def test_last_falls_back_too(place: str) -> None:
     loader = DataLoader(torch.randn(4, 1))
     trainer = pl.Trainer(
         launcher="local", accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[pl.callbacks.ModelCheckpoint("files", every_n_train_steps=3, save_last=True)], max_steps=6,
     )  # fmt: skip
     trainer.fit(Model(), loader)
-    damage(Path("files/last.ckpt"))
+    damage(Path("files/last.ckpt"), place)
     with pytest.warns(UserWarning, match="last.ckpt is damaged"):
         trainer.validate(ValidModel(), loader, ckpt_path="last", verbose=False)
     with pytest.raises(CheckpointError, match="last.ckpt is damaged"):
@@ -123,9 +124,8 @@ def test_only_fit_is_resumed() -> None:
         trainer.validate(ValidModel(), DataLoader(torch.ones(1, 1)), ckpt_path="auto")
 
 
-def damage(path: Path) -> None:
-    """Change one byte of a tensor, so that only the checksum shows it."""
+def damage(path: Path, place: str = "tensor") -> None:
+    """Change one bit: of a tensor, so that only the checksum shows it, or of the index, which calls it encrypted."""
     content = bytearray(path.read_bytes())
-    place = content.index(b"/data/0") + 200
-    content[place] ^= 1
+    content[content.index(b"/data/0") + 200 if place == "tensor" else content.rindex(b"PK\1\2") + 8] ^= 1
     path.write_bytes(content)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -224,6 +226,25 @@ def test_a_save_at_once_comes_after_what_is_under_way(io: TorchCheckpointIO, tmp
     assert value_in(tmp_path / "a.ckpt") == 5.0
 
 
+def test_what_another_has_under_way_comes_first(io: TorchCheckpointIO, tmp_path: Path) -> None:
+    """Such as the attempt before, of which the cleaning up takes its time."""
+    left = TorchCheckpointIO()
+    save(left, tmp_path / "b.ckpt", 1.0)
+    process = left._writer._process.pid  # type: ignore[union-attr]
+    with held_up(left):
+        save(left, tmp_path / "a.ckpt", 1.0)
+        left.remove_checkpoint(tmp_path / "b.ckpt")
+        closing = threading.Thread(target=left.teardown)
+        closing.start()
+        resume = threading.Timer(0.3, os.kill, (process, signal.SIGCONT))
+        resume.start()
+        for name in ("a.ckpt", "b.ckpt"):
+            save(io, tmp_path / name, 2.0)
+        io.wait()
+    closing.join()
+    assert [value_in(tmp_path / name) for name in ("a.ckpt", "b.ckpt")] == [2.0, 2.0]
+
+
 def test_subclass_and_copies_do_not_share_the_process(io: TorchCheckpointIO, tmp_path: Path) -> None:
     class Own(TorchCheckpointIO):
         pass
@@ -271,6 +292,25 @@ def test_training_is_killed(child: str, tmp_path: Path, wait_until: Any) -> None
     assert sorted(os.listdir(tmp_path / "files")) == ["b.ckpt", "c.ckpt"]
     assert [value_in(tmp_path / "files" / name) for name in ("b.ckpt", "c.ckpt")] == [1.0, 1.0]
     assert segments is None or sorted(os.listdir("/dev/shm")) == segments
+
+
+@pytest.mark.timeout(60)
+def test_end_does_not_wait_for_a_forked_child(io: TorchCheckpointIO, tmp_path: Path) -> None:
+    """A DataLoader's worker that began after the first save holds the channel as well, and may stay."""
+    save(io, tmp_path / "a.ckpt", 2.0)
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about forking beside threads
+        child.start()
+    try:
+        ended = threading.Thread(target=io.teardown, daemon=True)
+        ended.start()
+        ended.join(20)
+        assert not ended.is_alive()
+        assert value_in(tmp_path / "a.ckpt") == 2.0
+    finally:
+        child.kill()
+        child.join()
 
 
 def running(pid: int) -> bool:

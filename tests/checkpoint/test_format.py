@@ -1,5 +1,7 @@
 import argparse
 import enum
+import errno
+import io
 import os
 import pickle
 import resource
@@ -331,6 +333,60 @@ def test_truncated_file(tmp_path: Path, keep: float) -> None:
         load(path)
 
     assert "weights_only" not in str(caught.value)
+
+
+def test_flipped_bit_is_without_effect_or_found(tmp_path: Path) -> None:
+    """Wherever in the file it is: in a tensor, a record's name, the index, its place."""
+    checkpoint = {"state_dict": {"w": torch.arange(4.0), "n": torch.arange(3)}, "epoch": 3, "text": ["a", 1.5]}
+    save(checkpoint, tmp_path / "whole.ckpt")
+    content = (tmp_path / "whole.ckpt").read_bytes()
+    refused = 0
+    for bit in range(0, 8 * len(content), 7):  # each byte, and every bit of a byte in turn
+        broken = bytearray(content)
+        broken[bit // 8] ^= 1 << bit % 8
+        try:
+            loaded = load(io.BytesIO(broken))
+        except CheckpointError:
+            refused += 1
+        else:
+            tensors = loaded.pop("state_dict")
+            assert loaded == {"epoch": 3, "text": ["a", 1.5]}, bit
+            assert tensors.keys() == {"w", "n"}, bit
+            assert all(torch.equal(tensors[name], value) for name, value in checkpoint["state_dict"].items()), bit
+    assert 0 < refused < 8 * len(content) / 7
+
+
+@pytest.mark.parametrize(
+    ("place", "bit", "said"),
+    [
+        (8, 0, "RuntimeError: .*encrypted"),
+        (10, 4, "NotImplementedError: That compression"),
+        (46, 7, "UnicodeDecodeError"),
+        (38, 4, "'archive/data/0' is not what its checksum and its entry in the file's index say"),
+    ],
+    ids=["encrypted", "compressed in another way", "name", "folder"],
+)
+def test_damaged_index(tmp_path: Path, place: int, bit: int, said: str) -> None:
+    """A bit of the entry that the index has for a tensor; torch's reader takes a "folder" for an empty record."""
+    save({"state_dict": {"w": torch.ones(1000)}}, tmp_path / "whole.ckpt")
+    content = bytearray((tmp_path / "whole.ckpt").read_bytes())
+    entry = content.rindex(b"PK\1\2", 0, content.rindex(b"archive/data/0"))
+    content[entry + place] ^= 1 << bit
+    (tmp_path / "whole.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"whole.ckpt is damaged.*{said}.*Load an older checkpoint"):
+        load(tmp_path / "whole.ckpt")
+
+
+def test_disk_that_cannot_be_read(tmp_path: Path) -> None:
+    class BrokenAtItsBeginning(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() < 100:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    save({"state_dict": {}}, tmp_path / "whole.ckpt")
+    with pytest.raises(CheckpointError, match="cannot be read .*Input/output error"):
+        load(BrokenAtItsBeginning((tmp_path / "whole.ckpt").read_bytes()))
 
 
 def test_text_file(tmp_path: Path) -> None:

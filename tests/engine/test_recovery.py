@@ -260,16 +260,22 @@ def test_a_spare_worker_that_has_died_is_none(ray_cluster: str, wait_until: Call
 
 
 @pytest.mark.slow
-def test_files_of_the_attempt_that_is_done_again_are_written_again(whole: Any) -> None:
-    def checkpoint(folder: str) -> Any:
-        return pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=2, save_top_k=-1, save_last=True)
+@pytest.mark.parametrize(("every", "kept"), [(2, -1), (10, 1)], ids=["all", "the first since the snapshot"])
+def test_files_of_the_attempt_that_is_done_again_are_written_again(every: int, kept: int, whole: Any) -> None:
+    """Rank 0 is killed after the tenth step; the snapshot is of the ninth, or an earlier one."""
 
-    files = []
-    for name, callbacks in (("whole", []), ("disturbed", [Kill(0, 17)])):
-        train(2, checkpoint(name), *callbacks, enable_checkpointing=True, max_epochs=1)
-        files.append(sorted(path.name for path in Path(name).iterdir()))
-    assert files[0] == files[1]
-    last = [torch.load(f"{name}/last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "disturbed")]
+    def checkpoint(folder: str) -> Any:
+        return pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=kept, save_last=True)
+
+    files, incidents = [], []
+    for name, callbacks in (("whole", []), ("disturbed", [Kill(0, 11)])):
+        trainer, *_ = train(2, checkpoint(name), *callbacks, enable_checkpointing=True, max_epochs=1)
+        files.append({path.name: torch.load(path, weights_only=True) for path in Path(name).iterdir()})
+        incidents.append(len(trainer.incidents))
+    assert incidents == [0, 1]
+    steps = [{name: content["global_step"] for name, content in each.items()} for each in files]
+    assert steps[0] == steps[1]
+    last = [each["last.ckpt"]["state_dict"] for each in files]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 import warnings
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -13,17 +14,19 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 import raylight as pl
+from raylight.checkpoint.io import TorchCheckpointIO
 from raylight.config.accelerators import Placement
 from raylight.config.flags import TrainerConfig
 from raylight.config.messages import DataSource, Job, TrainerFn
 from raylight.engine.snapshots import Snapshots, Start
 from raylight.strategies import DDPStrategy
-from raylight.worker.control import StopRequest
+from raylight.utilities.exceptions import CheckpointError, CheckpointNotFoundError
+from raylight.worker.control import NoSnapshots, StopRequest
 from raylight.worker.execute import execute
 from raylight.worker.sharing import OwnShare, Turns
 
 MOST = 3
-QUIET = {
+QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
@@ -56,17 +59,24 @@ def do(
     world_size: int,
     data: DataSource,
     write_to: str | None = None,
-    snapshots: Snapshots | None = None,
+    ckpt_paths: Sequence[str] = (),
+    callbacks: Sequence[pl.Callback] = (),
+    snapshots: NoSnapshots | None = None,
     **flags: Any,
 ) -> Any:
-    """One call on this rank, as a Ray worker does it; returns the Run and its Outcome."""
+    """One call on this rank, as a Ray worker does it; returns the Run and its Outcome.
+
+    Args:
+        ckpt_paths: The checkpoint to start from, and those to try in its place.
+    """
     config = TrainerConfig.from_flags(**{name: value for name, value in flags.items() if name != "logger"})
     placement = Placement(
         device_type="cpu", num_workers=world_size, num_nodes=1, resources={}, use_ray=True, device_index=0
     )
     ranks = {"global_rank": rank, "local_rank": rank, "node_rank": 0, "world_size": world_size}
-    job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=[], progress={})
+    job = Job(fn=fn, config=config, placement=placement, model=model, data=data, callbacks=list(callbacks), progress={})
     job.write_to, job.return_predictions = write_to, write_to is None
+    job.ckpt_path, job.fallbacks = next(iter(ckpt_paths), None), list(ckpt_paths[1:])
     return execute(job, ranks, torch.device("cpu"), lambda event: None, StopRequest(), snapshots)
 
 
@@ -107,6 +117,32 @@ def validate(rank: int, world_size: int, size: int, batch_size: int) -> dict[str
     loader = DataLoader(TensorDataset(samples(size)), batch_size=batch_size)
     _, outcome = do(TrainerFn.VALIDATING, Measuring(), rank, world_size, DataSource(val=loader), **QUIET)
     return outcome.results[0] if outcome.results else {}
+
+
+class NotEverywhere(TorchCheckpointIO):
+    """Cannot read what is at ``paths``."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if path in self.paths:
+            raise CheckpointNotFoundError(f"{path} is not there.")
+        return super().load_checkpoint(path, *args, **kwargs)
+
+
+def validate_from(rank: int, world_size: int, paths: list[str], missing: dict[int, list[str]]) -> tuple[Any, str, str]:
+    """The weight that a rank has begun with, and the warnings or the error; ``missing``: of ``paths``, by rank."""
+    model, data = Measuring(), DataSource(val=DataLoader(TensorDataset(samples(2))))
+    strategy = DDPStrategy(checkpoint_io=NotEverywhere(missing.get(rank, [])))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            do(TrainerFn.VALIDATING, model, rank, world_size, data, ckpt_paths=paths, strategy=strategy, **QUIET)
+        except CheckpointError as error:
+            return None, "", f"{type(error).__name__}: {error}"
+    said = [str(each.message) for each in caught if "older checkpoint" in str(each.message)]
+    return model.layer.weight.item(), " ".join(said), ""
 
 
 class Part(Dataset[Any]):

@@ -1,9 +1,13 @@
-"""Workers in a gloo group: metrics exact for uneven sizes, shards that end early, streams, several optimizers."""
+"""Workers in a gloo group: metrics exact for uneven sizes, shards that end early, streams, several optimizers.
+
+And which checkpoint they begin from.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raylight.checkpoint import format as checkpoint_format
 from raylight.utilities.exceptions import MisconfigurationException
 
 OnRanks = Callable[..., list[Any]]
@@ -103,3 +108,35 @@ def test_what_was_frozen_when_a_run_was_lost(on_ranks: OnRanks, rewraps: bool) -
     whole, same = on_ranks(2, ranks.fit_freezing, rewraps=rewraps, lost_at=-1)
     assert whole == same
     assert on_ranks(2, ranks.fit_freezing, rewraps=rewraps, lost_at=7) == [whole, whole]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> list[str]:
+    """The newest first: the n-th is of a weight of n."""
+    paths = [str(tmp_path / name) for name in ("new.ckpt", "old.ckpt", "older.ckpt")]
+    for number, path in enumerate(paths):
+        weights = {"layer.weight": torch.full((1, 1), float(number)), "layer.bias": torch.zeros(1)}
+        checkpoint_format.save({"state_dict": weights}, path)
+    return paths
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_begin_from_the_same_file(on_ranks: OnRanks, checkpoints: list[str], rank: int) -> None:
+    """The newest that all can read, though one has had a reason of its own to pass over those before."""
+    missing = {rank: checkpoints[:1], 1 - rank: checkpoints[1:2]}
+    results = on_ranks(2, ranks.validate_from, paths=checkpoints, missing=missing)
+    assert [weight for weight, _, _ in results] == [2.0, 2.0]
+    own, others = results[rank][1], results[1 - rank][1]
+    assert "new.ckpt is not there. An older" in own
+    assert f"Rank {1 - rank} cannot read the checkpoint" in own
+    assert f"Rank {rank} cannot read the checkpoint {checkpoints[0]}, though others can" in others
+    (alone,) = on_ranks(1, ranks.validate_from, paths=checkpoints, missing={0: checkpoints[:1]})
+    assert alone[0] == 1.0
+
+
+def test_error_of_every_rank_where_one_has_no_file(on_ranks: OnRanks, checkpoints: list[str]) -> None:
+    results = on_ranks(2, ranks.validate_from, paths=checkpoints[:1], missing={1: checkpoints[:1]})
+    (_, _, other), (_, _, own) = results
+    assert own == f"CheckpointNotFoundError: {checkpoints[0]} is not there."
+    assert other.startswith("CheckpointError: Rank 1 cannot read the checkpoint")
+    assert other.endswith("new.ckpt is not there.")
