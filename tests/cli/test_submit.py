@@ -51,7 +51,7 @@ def dashboard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     server.server_close()
 
 
-def job(*arguments: str) -> dict[str, object]:
+def job(*arguments: str) -> dict[str, Any]:
     options, scripts = submit._parse(submit._parser(), arguments)
     return submit._job(options, scripts)
 
@@ -158,8 +158,19 @@ def test_env_files(tmp_path: Path) -> None:
         with pytest.raises(MisconfigurationException, match="line 2: expected KEY=VALUE") as refused:
             job_files.read_env_file(str(file))
         assert "hidden-treasure" not in str(refused.value)
-    file.write_text("RAYLIGHT_RUN_ID=x\n")
-    assert "sets RAYLIGHT_RUN_ID, and so does an option" in refusal("train.py", "--env-file", str(file))
+
+
+def test_a_run_id_in_an_env_file() -> None:
+    Path("e.env").write_text("RAYLIGHT_RUN_ID=x\nA=1\n")
+    sent = job("train.py", "--env-file", "e.env")
+    assert "RAYLIGHT_RUN_ID=x" in shlex.split(str(sent["entrypoint"]))
+    assert sent["metadata"] == {"raylight_run_id": "x"}
+    assert sent["runtime_env"]["env_vars"] == {"A": "1"}
+    assert "sets RAYLIGHT_RUN_ID, and so does an option" in refusal("train.py", "--env-file", "e.env", "--run-id", "x")
+    Path("e.env").write_text("RAYLIGHT_RUN_ID=../x\n")
+    assert "The run id '../x' must be of letters" in refusal("train.py", "--env-file", "e.env")
+    Path("e.env").write_text("RAYLIGHT_RUN_ID=\n")
+    assert str(job("train.py", "--env-file", "e.env")["metadata"]).startswith("{'raylight_run_id': 'train-20")
 
 
 @pytest.mark.parametrize(
