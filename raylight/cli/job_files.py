@@ -26,7 +26,8 @@ def check_working_dir(folder: Path, script: Path) -> str:
     if not folder.is_dir():
         raise MisconfigurationException(f"--working-dir {folder} is not a folder.")
     if not script.is_file():
-        raise MisconfigurationException(f"There is no script {str(script)!r}.")
+        hint = f" It is in --working-dir: give {folder / script}." if (folder / script).is_file() else ""
+        raise MisconfigurationException(f"There is no script {str(script)!r}.{hint}")
     folder, script = folder.resolve(), script.resolve()
     if not script.is_relative_to(folder):
         raise MisconfigurationException(

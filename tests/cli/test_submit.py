@@ -129,6 +129,9 @@ def test_a_script_elsewhere(tmp_path: Path) -> None:
     assert f"give --working-dir {tmp_path}," in refusal("train.py", "--working-dir", "sub")
     Path("sub/inner.py").touch()
     assert "raylight run sub/inner.py" in str(job("sub/inner.py")["entrypoint"])
+    there = refusal("inner.py", "--working-dir", "sub")
+    assert there == "There is no script 'inner.py'. It is in --working-dir: give sub/inner.py."
+    assert refusal("nowhere.py", "--working-dir", "sub") == "There is no script 'nowhere.py'."
 
 
 def test_an_ignored_script() -> None:
