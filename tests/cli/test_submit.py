@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import ray
 import requests
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging
 
 from raylight.cli import job_client, job_files, jobs, submit
 from raylight.cli.main import main
@@ -143,13 +145,26 @@ def test_a_folder_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in {"data": 3, "ignored": 5, "more": 1, ".venv": 9}.items():
         Path(name).mkdir()
         with Path(name, "file").open("wb") as file:
-            file.truncate(size * 150 * 2**20)  # without content on the disk
+            file.truncate(size * 30 * 2**20)  # without content on the disk
     Path(".rayignore").write_text("ignored\n")
-    assert "has 600 MiB, and Ray takes less than 512 MiB. The largest in it: data (450 MiB), more (150 MiB)" in refusal(
-        "train.py"
-    )
+    told = "has 120 MiB, and Ray takes less than 100 MiB with a job. The largest in it: data (90 MiB), more (30 MiB)"
+    assert told in refusal("train.py")
     Path(".gitignore").write_text("data\n")
     assert job("train.py")
+
+
+def test_the_size_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Ray's zip archive, but for its end; names count, as there may be many of them."""
+    for number in range(50):
+        Path(f"part-{number}").mkdir()
+        Path(f"part-{number % 25}/{number}.txt").write_text("ü")
+    package = tmp_path.parent / "package.zip"
+    packaging.create_package(str(tmp_path), package, include_gitignore=True)
+    size = package.stat().st_size
+    monkeypatch.setattr(ray_constants, "DASHBOARD_CLIENT_MAX_SIZE", size + 100)
+    assert job("train.py")
+    monkeypatch.setattr(ray_constants, "DASHBOARD_CLIENT_MAX_SIZE", size - 100)
+    assert "and Ray takes less than" in refusal("train.py")
 
 
 def test_env_files(tmp_path: Path) -> None:
