@@ -53,7 +53,7 @@ SECONDS_FOR_AGENT = 30.0
 """A head that has just started takes no jobs yet."""
 NO_AGENT = (
     "The agent on the head that starts jobs does not run: dashboard_agent.log there says why. Where two Rays share a "
-    "machine, start the second with another --dashboard-agent-listen-port."
+    "machine, start the second with another --dashboard-agent-listen-port (of local.sh: RAYLIGHT_AGENT_PORT)."
 )
 
 
