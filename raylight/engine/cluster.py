@@ -304,8 +304,11 @@ def _can_never_fit(placement: Placement, count: int) -> bool:
     """The cluster is one of our own on this machine, which does not grow."""
     import ray
 
+    if not _is_own():
+        return False
     total = ray.cluster_resources()
-    return _is_own() and any(total.get(name, 0) < amount * count for name, amount in placement.resources.items())
+    lacks = any(total.get(name, 0) < amount * count for name, amount in placement.resources.items())
+    return lacks or placement.num_nodes > len(_alive_nodes())
 
 
 def _explain(placement: Placement, count: int, waited: float | None) -> str:
@@ -316,7 +319,7 @@ def _explain(placement: Placement, count: int, waited: float | None) -> str:
     has = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in placement.resources)
     text = f"{count} workers with {needs} each are asked for, but the cluster has {has} free."
     if placement.num_nodes > 1:
-        text += f" They must spread over {placement.num_nodes} nodes; it has {len(_alive_nodes())}."
+        text += f" They must spread over {placement.num_nodes} nodes (num_nodes); it has {len(_alive_nodes())}."
     held = holders(placement.resources)
     if held:
         text += f" Held by: {'; '.join(held)}."
