@@ -14,6 +14,7 @@
 #   RAYLIGHT_PORT            the head's port (6379)
 #   RAYLIGHT_DASHBOARD_PORT  the dashboard's (8265)
 #   RAYLIGHT_DASHBOARD_HOST  the address that the dashboard listens on (127.0.0.1: reached from this machine only)
+#   RAYLIGHT_AGENT_PORT      that of Ray's agent on the node, which starts jobs (52365)
 #   RAYLIGHT_CLUSTER_DIR     where "start" makes a folder for Ray's files; a short path, as sockets lie in it (/tmp)
 #   RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH   the token; else ~/.ray/auth_token, which the head makes where there is none
 set -euo pipefail
@@ -21,6 +22,7 @@ set -euo pipefail
 port=${RAYLIGHT_PORT:-6379}
 dashboard_port=${RAYLIGHT_DASHBOARD_PORT:-8265}
 dashboard_host=${RAYLIGHT_DASHBOARD_HOST:-127.0.0.1}
+agent_port=${RAYLIGHT_AGENT_PORT:-52365}
 folder=${RAYLIGHT_CLUSTER_DIR:-/tmp}/raylight-$(id -u)
 start_seconds=120
 stop_seconds=20
@@ -49,10 +51,16 @@ need_ray() {
     command -v ray >/dev/null || fail "no command 'ray'. Activate the environment that has it: . .venv/bin/activate"
 }
 
-need_free() { # need_free PORT VARIABLE
-    if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
-        fail "port $1 is taken, by another Ray for one. Stop that, or choose a port: $2=$(($1 + 1)) $0 start"
-    fi
+need_free() { # need_free VARIABLE PORT [VARIABLE PORT ...]
+    local others=
+    while [[ $# -gt 0 ]]; do
+        if (exec 3<>"/dev/tcp/127.0.0.1/$2") 2>/dev/null; then
+            echo "local.sh: port $2 is taken, by another Ray for one." >&2
+            others+="$1=$(($2 + 1)) "
+        fi
+        shift 2
+    done
+    [[ -z $others ]] || fail "Stop what has it, or choose another: $others$0 start"
 }
 
 make_token() {
@@ -87,7 +95,8 @@ run_head() { # run_head CPUS [OPTIONS]: does not return
     # For a job that is told to stop, to save first; Ray grants 3 seconds otherwise.
     export RAY_JOB_STOP_WAIT_TIME_S=${RAY_JOB_STOP_WAIT_TIME_S:-60}
     exec ray start --head --block --port="$port" --num-cpus="$cpus" \
-        --dashboard-host="$dashboard_host" --dashboard-port="$dashboard_port" --disable-usage-stats "$@"
+        --dashboard-host="$dashboard_host" --dashboard-port="$dashboard_port" \
+        --dashboard-agent-listen-port="$agent_port" --disable-usage-stats "$@"
 }
 
 start() {
@@ -97,8 +106,7 @@ start() {
     need_ray
     runs && fail "a cluster runs already. Use it, or end it: $0 stop"
     own_folder
-    need_free "$port" RAYLIGHT_PORT
-    need_free "$dashboard_port" RAYLIGHT_DASHBOARD_PORT
+    need_free RAYLIGHT_PORT "$port" RAYLIGHT_DASHBOARD_PORT "$dashboard_port" RAYLIGHT_AGENT_PORT "$agent_port"
     make_token
 
     rm -rf "${folder:?}"/*
@@ -177,12 +185,13 @@ worker_node() {
     check_count "$cpus"
     need_ray
     need_token
-    exec ray start --address="$address" --block --num-cpus="$cpus" --disable-usage-stats
+    exec ray start --address="$address" --block --num-cpus="$cpus" \
+        --dashboard-agent-listen-port="$agent_port" --disable-usage-stats
 }
 
 health() { # Ray's agent on the node says so, to this machine
-    local answer
-    answer=$(wget --quiet --tries=1 --timeout=4 --output-document=- http://127.0.0.1:52365/api/local_raylet_healthz) ||
+    local answer url=http://127.0.0.1:$agent_port/api/local_raylet_healthz
+    answer=$(wget --quiet --tries=1 --timeout=4 --output-document=- "$url") ||
         fail "no answer of Ray's agent on this machine."
     [[ $answer == success ]] || fail "$answer"
 }

@@ -734,7 +734,7 @@ class Trainer(TrainerView):
         root = self.config.default_root_dir
         if root is None:
             return os.getcwd()
-        return os.path.abspath(os.path.expanduser(root)) if storage.is_local(root) else os.fspath(root)
+        return os.path.abspath(os.path.expanduser(root)) if storage.is_local(root) else storage.join(root)
 
     @property
     def lightning_module(self) -> Any:

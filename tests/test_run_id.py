@@ -19,6 +19,7 @@ from raylight.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from raylight.config.run_id import RUN_ID_VARIABLE, STORAGE_VARIABLE, run_id
 from raylight.engine.interrupt import graceful_interrupt
 from raylight.loggers import CSVLogger, TensorBoardLogger
+from raylight.sweeps import entry
 from raylight.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 Fit = Callable[..., tuple[pl.Trainer, "Model"]]
@@ -184,6 +185,7 @@ def test_where_paths_lie(storage: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert ModelCheckpoint("models").dirpath == os.path.realpath(f"{own}/models")
     assert ModelCheckpoint("s3://bucket/models").dirpath == "s3://bucket/models"
     assert OnExceptionCheckpoint(".").dirpath == own
+    assert OnExceptionCheckpoint(tmp_path.as_uri()).ckpt_path == f"{tmp_path.as_uri()}/on_exception.ckpt"
     monkeypatch.setenv(STORAGE_VARIABLE, "s3://bucket/runs")
     monkeypatch.setenv("HOME", str(tmp_path))
     trainer = pl.Trainer()
@@ -195,6 +197,21 @@ def test_where_paths_lie(storage: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv(RUN_ID_VARIABLE)
     assert pl.Trainer(logger=False).default_root_dir == os.getcwd()
     assert TensorBoardLogger("tb").save_dir == "tb"
+
+
+def test_uris_that_are_paths(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Path("s3://bucket/models")  # which has become "s3:/bucket/models"
+    assert ModelCheckpoint(given).dirpath == "s3://bucket/models"
+    assert OnExceptionCheckpoint(given).ckpt_path == "s3://bucket/models/on_exception.ckpt"
+    trainer = pl.Trainer(logger=False, default_root_dir=given)
+    assert trainer.default_root_dir == "s3://bucket/models"
+    assert trainer.checkpoint_callback.dirpath == "s3://bucket/models/checkpoints"
+    assert trainer._prediction_folder(given, None) == "s3://bucket/models"
+    assert entry._absolute(given) == "s3://bucket/models"
+    with pytest.raises(MisconfigurationException, match="remote log directories are not supported"):
+        CSVLogger(given)
+    monkeypatch.delenv(RUN_ID_VARIABLE)
+    assert pl.Trainer(logger=False, default_root_dir=given).default_root_dir == "s3://bucket/models"
 
 
 def test_a_bad_run_id(monkeypatch: pytest.MonkeyPatch) -> None:

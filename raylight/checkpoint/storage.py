@@ -47,12 +47,20 @@ _T = TypeVar("_T")
 
 
 _home: Any = None
+_shared: str | None = None
+"""See ``use_home``."""
 
 
-def use_home(filesystem: Any) -> None:
-    """Take all local paths for those of ``filesystem``, a ``pyarrow.fs.FileSystem``; None: of this machine."""
-    global _home
-    _home = filesystem
+def use_home(filesystem: Any, shared: str | None = None) -> None:
+    """Take local paths for those of ``filesystem``, a ``pyarrow.fs.FileSystem``; None: of this machine.
+
+    Args:
+        filesystem: Of another machine.
+        shared: A folder, without links in its path, that this machine sees as well: what is in it is read and written
+            here. None: there is none.
+    """
+    global _home, _shared
+    _home, _shared = filesystem, shared
 
 
 def is_local(path: PathOrURI) -> bool:
@@ -157,20 +165,21 @@ def link(target: str, path: str) -> None:
 
     Both are paths without a scheme. It is a copy where the system gives no right to link.
     """
-    if _home is not None:
+    source, local = _local_path(target), _local_path(path)
+    if source is None or local is None:
         _copy(target, path)
         return
-    if os.path.abspath(target) == os.path.abspath(path):
+    if os.path.abspath(source) == os.path.abspath(local):
         return
-    if os.path.isdir(path) and not os.path.islink(path):
+    if os.path.isdir(local) and not os.path.islink(local):
         delete(path)
-    temporary = os.path.join(os.path.dirname(path), _temporary_name())
+    temporary = os.path.join(os.path.dirname(local), _temporary_name())
     try:
-        os.symlink(os.path.relpath(target, os.path.dirname(path)), temporary)
+        os.symlink(os.path.relpath(source, os.path.dirname(local)), temporary)
     except OSError:
         _copy(target, path)
         return
-    _replace(temporary, path)
+    _replace(temporary, local)
 
 
 def _copy(source: PathOrURI, path: PathOrURI) -> None:
@@ -326,7 +335,11 @@ def _text(path: PathOrURI) -> str:
 
 def _local_path(path: PathOrURI) -> str | None:
     """The path for ``os``, or None when ``path`` is remote."""
-    return None if _home is not None else _path_without_scheme(path)
+    local = _path_without_scheme(path)
+    if _home is None or local is None:
+        return local
+    local = str(_home.normalize_path(local))
+    return local if _shared is not None and PurePath(os.path.realpath(local)).is_relative_to(_shared) else None
 
 
 def _path_without_scheme(path: PathOrURI) -> str | None:

@@ -13,6 +13,8 @@ from raylight.utilities.exceptions import MisconfigurationException
 
 MEBIBYTE = 1024**2
 LARGEST_SHOWN = 5
+ZIP_HEADERS = 76
+"""Bytes that a file or an empty folder adds to Ray's package, beside its content and twice its name."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -26,7 +28,8 @@ def check_working_dir(folder: Path, script: Path) -> str:
     if not folder.is_dir():
         raise MisconfigurationException(f"--working-dir {folder} is not a folder.")
     if not script.is_file():
-        raise MisconfigurationException(f"There is no script {str(script)!r}.")
+        hint = f" It is in --working-dir: give {folder / script}." if (folder / script).is_file() else ""
+        raise MisconfigurationException(f"There is no script {str(script)!r}.{hint}")
     folder, script = folder.resolve(), script.resolve()
     if not script.is_relative_to(folder):
         raise MisconfigurationException(
@@ -38,24 +41,28 @@ def check_working_dir(folder: Path, script: Path) -> str:
 
 
 def _check_content(folder: Path, script: Path) -> None:
+    from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE  # a job's package goes through the dashboard
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
+    limit = min(GCS_STORAGE_MAX_SIZE, DASHBOARD_CLIENT_MAX_SIZE)
     sizes: Counter[str] = Counter()
     has_script = False
 
     def look(path: Path) -> None:
         nonlocal has_script
-        if path.is_file():
-            sizes[path.relative_to(folder).parts[0]] += path.stat().st_size
+        if path.is_file() or not any(path.iterdir()):
+            below = path.relative_to(folder)
+            content = path.stat().st_size if path.is_file() else 0
+            sizes[below.parts[0]] += content + ZIP_HEADERS + 2 * len(os.fsencode(below))
             has_script = has_script or path == script
 
     _walk(folder, look)
     total = sizes.total()
-    if total >= GCS_STORAGE_MAX_SIZE:
+    if total >= limit:
         largest = ", ".join(f"{name} ({size / MEBIBYTE:.0f} MiB)" for name, size in sizes.most_common(LARGEST_SHOWN))
         raise MisconfigurationException(
             f"The working directory {folder} has {total / MEBIBYTE:.0f} MiB, and Ray takes less than "
-            f"{GCS_STORAGE_MAX_SIZE / MEBIBYTE:.0f} MiB. The largest in it: {largest}. List what the job does not need "
+            f"{limit / MEBIBYTE:.0f} MiB with a job. The largest in it: {largest}. List what the job does not need "
             "in a .rayignore file there (its lines are as those of .gitignore), and let the job read data from storage "
             "that the cluster has."
         )

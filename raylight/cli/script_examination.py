@@ -137,13 +137,13 @@ def examine_call(call: FitCall) -> Iterator[Finding]:
             trainer.attach(model, data)
             verify(trainer, TrainerFn.FITTING, model, data)
             tell_of_old_methods(model, trainer.callbacks)
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except Exception as error:  # a refusal of fit's, or whatever configure_callbacks raises
             failure: Exception | None = error
         else:
             failure = None
     yield from (_notice(each) for each in _once(notices))
     if failure is not None:
-        yield problem("call", _first_line(failure), "fit would raise this before it trains: change what it names.")
+        yield problem("call", _told(failure), "fit would raise this before it trains: change what it names.")
         return
     size = placement.num_workers
     where = "Ray" if placement.use_ray else "this process"
@@ -157,6 +157,14 @@ def examine_call(call: FitCall) -> Iterator[Finding]:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def _told(error: Exception) -> str:
+    """What it says; of one that code outside of this package has raised also the kind and the place."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if frame.filename.startswith(os.path.dirname(raylight.__file__)):
+        return _first_line(error)
+    return f"{type(error).__name__}: {_first_line(error)} ({os.path.basename(frame.filename)}:{frame.lineno})."
 
 
 def examine_hooks(owners: list[Any]) -> Iterator[Finding]:
@@ -288,11 +296,9 @@ def examine_data(config: TrainerConfig, model: Any, data: DataSource, placement:
         if not str(each.message).startswith("This DataLoader will create"):  # torch's word for examine_processes
             yield _notice(each)
     if failure is not None:
-        frame = traceback.extract_tb(failure.__traceback__)[-1]
-        place_of_it = f"{os.path.basename(frame.filename)}:{frame.lineno}"
         yield problem(
             "data",
-            f"The data could not be made: {type(failure).__name__}: {_first_line(failure)} ({place_of_it}).",
+            f"The data could not be made: {_told(failure)}",
             "prepare_data, setup('fit') and the ..._dataloader methods are called as fit would: correct what is named.",
         )
         return

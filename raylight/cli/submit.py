@@ -53,15 +53,15 @@ SECONDS_FOR_AGENT = 30.0
 """A head that has just started takes no jobs yet."""
 NO_AGENT = (
     "The agent on the head that starts jobs does not run: dashboard_agent.log there says why. Where two Rays share a "
-    "machine, start the second with another --dashboard-agent-listen-port."
+    "machine, start the second with another --dashboard-agent-listen-port (of local.sh: RAYLIGHT_AGENT_PORT)."
 )
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line behind ``raylight submit``; returns the exit status."""
     parser = _parser()
-    options, scripts = _parse(parser, arguments)
     try:
+        options, scripts = _parse(parser, arguments)
         job = _job(options, scripts)
         client = connect(options.address)
         with told(client.get_address()):
@@ -113,7 +113,11 @@ def _count(text: str) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options of this command, the script among them, and the script's arguments in their order."""
+    """Options of this command, also the script and the env file's variables; and the script's arguments in order.
+
+    Raises:
+        MisconfigurationException: The env file cannot be read.
+    """
     given = list(arguments)
     end = given.index("--") if "--" in given else len(given)
     options, others = parser.parse_known_args(given[:end])
@@ -121,7 +125,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[a
         what = f"unknown option {others[0]}" if others else "give a script"
         parser.error(f"{what}: the script comes before its arguments")
     options.script, *scripts = others
-    options.run_id = options.run_id or _new_run_id(options.script)
+    options.variables = read_env_file(options.env_file) if options.env_file else {}
+    options.run_id = options.run_id or options.variables.pop(RUN_ID_VARIABLE, "") or _new_run_id(options.script)
     return options, scripts + given[end + 1 :]
 
 
@@ -140,8 +145,7 @@ def _job(options: argparse.Namespace, scripts: list[str]) -> dict[str, Any]:
     _check_storage(options.storage)
     folder = Path(options.working_dir)
     script = check_working_dir(folder, Path(options.script))
-    variables = read_env_file(options.env_file) if options.env_file else {}
-    own = _own_variables(options)
+    variables, own = options.variables, _own_variables(options)
     for name in own.keys() & variables.keys() - {LAUNCHER_VARIABLE}:
         raise MisconfigurationException(f"--env-file {options.env_file} sets {name}, and so does an option: drop one.")
     if LAUNCHER_VARIABLE in variables:

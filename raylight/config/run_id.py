@@ -69,10 +69,10 @@ def run_folder(local: bool = False) -> str:
 
 def below_run(path: str | os.PathLike[str], local: bool = False) -> str | os.PathLike[str]:
     """``path``, if relative, below the folder of this process's run; as it is where that is no submission."""
-    if run_id() is None:
+    if run_id() is None or not storage.is_local(path):
         return path
     text = os.fspath(path)
-    if not storage.is_local(text) or os.path.isabs(os.path.expanduser(os.path.expandvars(text))):
+    if text.startswith("file://") or os.path.isabs(os.path.expanduser(os.path.expandvars(text))):
         return path
     below = os.path.normpath(text)
     return run_folder(local) if below == "." else storage.join(run_folder(local), below)

@@ -232,7 +232,7 @@ class WorkerActor:
         stop = self._stop_request(attempt.number)
         self._outbox.open()
         parcel.surroundings.adopt()
-        storage.use_home(attempt.home.files())
+        storage.use_home(*attempt.home.files())
         self._snapshots = None
         try:
             job: Job = user_modules.loads(parcel.job)

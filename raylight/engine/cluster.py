@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from raylight.engine.address import LOGIN, Address, examine_address, examine_authentication, find_address
@@ -19,7 +19,9 @@ from raylight.utilities.rank_zero import log
 if TYPE_CHECKING:
     from raylight.config.accelerators import Placement
 
-_started_here = False
+_own: tuple[str, str] | None = None
+"""The ``session`` of the cluster that was started here; it may be over since, and another one be joined."""
+_before_restart: list[Callable[[], None]] = []
 MOST_CPUS_PER_CORE = 16
 STATUS_SECONDS = 5.0
 STATE_API_SECONDS = 2.0
@@ -29,6 +31,29 @@ TASK = {"CPU": 1.0}
 """What a task of Ray Data needs, unless its Dataset says otherwise."""
 NEWS_SECONDS = 3.0
 """How old Ray's knowledge of what is free may be: a pool that was just ended may still seem to hold it."""
+
+
+def session() -> tuple[str, str] | None:
+    """This process's connection to Ray, like no other: the cluster's session and the driver's job; None without one.
+
+    Actors and placement groups belong to it. A job's id alone would not do: the first of every cluster is 01000000.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    context = ray.get_runtime_context()
+    return str(context.worker.node.session_name), context.get_job_id()
+
+
+def _is_own() -> bool:
+    """Whether the cluster that this process is connected to was started here."""
+    return _own is not None and _own == session()
+
+
+def call_before_restart(action: Callable[[], None]) -> None:
+    """Have ``action`` called before a cluster of our own is replaced by a larger one."""
+    _before_restart.append(action)
 
 
 def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
@@ -42,12 +67,14 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     """
     import ray
 
-    global _started_here
+    global _own
     if ray.is_initialized():
         if ray.util.client.ray.is_connected():
             _check(Address(os.environ.get("RAY_ADDRESS") or "ray://HEAD:10001", "ray.init"))
-        if not _started_here or ray.cluster_resources().get("CPU", 0) >= num_workers * cpus_per_worker:
+        if not _is_own() or ray.cluster_resources().get("CPU", 0) >= num_workers * cpus_per_worker:
             return
+        for action in _before_restart:
+            action()
         ray.shutdown()  # a cluster of our own that was started for fewer
     _check(find_address())
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -57,7 +84,7 @@ def connect(num_workers: int = 0, cpus_per_worker: float = 0) -> None:
     try:
         with _explained():
             ray.init(num_cpus=cpus, **settings)
-        _started_here = True
+        _own = session()
     except ValueError:  # there is a cluster to join, and it has its own number of CPUs
         with _explained():
             ray.init(**settings)
@@ -123,10 +150,10 @@ def disconnect() -> None:
     """Runs on the driver: stop the cluster if it was started here; leave any other alone."""
     import ray
 
-    global _started_here
-    if _started_here and ray.is_initialized():
+    global _own
+    if _is_own():
         ray.shutdown()
-    _started_here = False
+    _own = None
 
 
 def gpu_count() -> int:
@@ -277,8 +304,11 @@ def _can_never_fit(placement: Placement, count: int) -> bool:
     """The cluster is one of our own on this machine, which does not grow."""
     import ray
 
+    if not _is_own():
+        return False
     total = ray.cluster_resources()
-    return _started_here and any(total.get(name, 0) < amount * count for name, amount in placement.resources.items())
+    lacks = any(total.get(name, 0) < amount * count for name, amount in placement.resources.items())
+    return lacks or placement.num_nodes > len(_alive_nodes())
 
 
 def _explain(placement: Placement, count: int, waited: float | None) -> str:
@@ -289,7 +319,7 @@ def _explain(placement: Placement, count: int, waited: float | None) -> str:
     has = ", ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in placement.resources)
     text = f"{count} workers with {needs} each are asked for, but the cluster has {has} free."
     if placement.num_nodes > 1:
-        text += f" They must spread over {placement.num_nodes} nodes; it has {len(_alive_nodes())}."
+        text += f" They must spread over {placement.num_nodes} nodes (num_nodes); it has {len(_alive_nodes())}."
     held = holders(placement.resources)
     if held:
         text += f" Held by: {'; '.join(held)}."

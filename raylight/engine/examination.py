@@ -237,7 +237,7 @@ def _examine_clocks(nodes: list[Node], seconds: float) -> Iterator[Finding]:
 
 def _examine_storage(folder: str, nodes: list[Node], seconds: float) -> Iterator[Finding]:
     is_local = storage.is_local(folder)
-    folder = os.path.abspath(folder) if is_local and "://" not in folder else folder
+    folder = os.path.abspath(os.path.expanduser(folder)) if is_local and "://" not in folder else folder
     marker = storage.join(folder, f".raylight-doctor-{uuid.uuid4().hex}")
     try:
         storage.make_dirs(folder)

@@ -80,13 +80,15 @@ class Home:
 
     Args:
         server: Actor handle of a ``HomeServer``; None where all workers are on the driver's node.
-        folder: The driver's, where a marker can be put: a worker that sees it sees all files of the driver's.
+        folder: The driver's, where a marker can be put: a worker that sees it sees all that is below that folder, and
+            nothing is said of other paths.
     """
 
     def __init__(self, server: Any, folder: str) -> None:
         self.server = server
         self._cwd = os.getcwd()
-        self._marker = os.path.join(os.path.abspath(folder), f".raylight-{uuid.uuid4().hex}")
+        self._folder = os.path.abspath(folder)
+        self._marker = os.path.join(self._folder, f".raylight-{uuid.uuid4().hex}")
         self._node_id = ray.get_runtime_context().get_node_id()
         if server is not None:
             with contextlib.suppress(OSError), open(self._marker, "x"):
@@ -96,16 +98,16 @@ class Home:
         with contextlib.suppress(OSError):
             os.unlink(self._marker)
 
-    def files(self) -> Any:
-        """Runs in a worker: the file system of local paths; None: this node's own."""
-        here = ray.get_runtime_context().get_node_id() == self._node_id
-        if self.server is None or here or os.path.exists(self._marker):
-            return None
+    def files(self) -> tuple[Any, str | None]:
+        """Runs in a worker: what ``storage.use_home`` takes, so that local paths are the driver's."""
+        if self.server is None or ray.get_runtime_context().get_node_id() == self._node_id:
+            return None, None
         from pyarrow.fs import PyFileSystem
 
         from raylight.engine.home_handler import HomeHandler
 
-        return PyFileSystem(HomeHandler(self.server, self._cwd))
+        shared = os.path.realpath(self._folder) if os.path.exists(self._marker) else None
+        return PyFileSystem(HomeHandler(self.server, self._cwd)), shared
 
 
 def start_server() -> Any:

@@ -69,7 +69,7 @@ class WorkerPool:
         self.busy = False
         """A job is at work, and no worker of it is being replaced."""
         self._watch = ClusterWatch()
-        self._session = ray.get_runtime_context().get_job_id()
+        self._session = cluster.session()
         """The connection to Ray that the workers belong to."""
         try:
             self._start()
@@ -90,7 +90,7 @@ class WorkerPool:
     @property
     def alive(self) -> bool:
         """Whether jobs can run: the cluster is still the same, and all workers answer."""
-        if not self._seats or not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
+        if not self._seats or self._session != cluster.session():
             return False
         pings = [worker.ping.options(concurrency_group="control").remote() for worker in self.workers]
         try:
@@ -386,7 +386,7 @@ class WorkerPool:
         """Runs on the driver: end all worker processes and give back their resources. May be called again."""
         self.keep()
         seats, self._seats, self._bench = [*self._seats, *self._bench], [], []
-        if not ray.is_initialized() or self._session != ray.get_runtime_context().get_job_id():
+        if self._session != cluster.session():
             return  # they ended with their cluster, or with the connection to it
         self._places.give_back(seats)
         if self._server is not None:
@@ -466,6 +466,7 @@ def shutdown() -> None:
 
 
 atexit.register(shutdown)
+cluster.call_before_restart(release)
 
 
 def _first_line(error: RayError) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import Module
 
+from raylight.checkpoint import storage
 from raylight.checkpoint.names import verify_below
 from raylight.config.run_id import below_run
 from raylight.utilities.aliases import lazy_names
@@ -198,7 +199,7 @@ class LocalLogger(Logger):
     def __init__(
         self, save_dir: str | os.PathLike[str], name: str | None, version: int | str | None, prefix: str
     ) -> None:
-        self._save_dir = os.fspath(save_dir)
+        self._save_dir = storage.join(save_dir)
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", self._save_dir):
             raise MisconfigurationException(
                 f"{type(self).__name__}(save_dir={self._save_dir!r}): remote log directories are not supported yet. "

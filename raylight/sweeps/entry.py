@@ -161,7 +161,7 @@ def sweep(
         verbose=verbose,
     )  # fmt: skip
     targets = _verify(asked)
-    root = _absolute(os.fspath(below_run(FOLDER if storage is None else storage)))
+    root = _absolute(below_run(FOLDER if storage is None else storage))
     folder = files.join(root, _free_name(root, name))
     record = SweepRecord(folder, metric, mode, _encoded(asked))
     if search == RANDOM:
@@ -185,7 +185,7 @@ def resume(path: str | os.PathLike[str], **given: Any) -> SweepResult:
         FileNotFoundError: There is no sweep.
         MisconfigurationException: Arguments that must be given again, all of them; or as of ``sweep``.
     """
-    folder = _absolute(os.fspath(path))
+    folder = _absolute(path)
     record = SweepRecord.load(folder)
     unknown = sorted(set(given) - {field.name for field in fields(_Asked)})
     if unknown:
@@ -386,10 +386,10 @@ def _resources(asked: _Asked) -> TrialResources:
     return trial_resources(TrainerConfig.from_flags(**legacy.modernize(flags)))
 
 
-def _absolute(folder: str) -> str:
+def _absolute(folder: str | os.PathLike[str]) -> str:
     """A folder's full path, or its URI."""
     if not files.is_local(folder):
-        return folder
+        return files.join(folder)
     local = files.parent(files.join(folder, "sweep"))  # of a file:// URI, too
     return os.path.abspath(os.path.expanduser(local))
 

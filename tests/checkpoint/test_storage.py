@@ -11,7 +11,10 @@ from typing import BinaryIO
 
 import fsspec
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from raylight.checkpoint import storage
 from raylight.utilities.exceptions import MisconfigurationException
@@ -189,6 +192,40 @@ def test_no_link_to_itself(tmp_path: Path) -> None:
     storage.link(str(path), str(path))
     assert path.read_text() == "content"
     assert not path.is_symlink()
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """As on a machine whose paths are another's, below ``tmp_path / "other"``, but for this folder, which both see."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    there = DirFileSystem(str(tmp_path / "other"), LocalFileSystem(auto_mkdir=True))
+    storage.use_home(PyFileSystem(FSSpecHandler(there)), os.path.realpath(folder))
+    yield folder
+    storage.use_home(None)
+
+
+def test_only_what_is_in_the_shared_folder_is_local(shared: Path, tmp_path: Path) -> None:
+    there = tmp_path / "other" / tmp_path.relative_to("/")
+    (shared / "out").symlink_to(tmp_path / "scratch")
+    for path in (shared / "a", (shared / "b").as_uri(), tmp_path / "scratch" / "c", shared / "out" / "d"):
+        storage.write_atomic(path, lambda stream: stream.write(b"x"))
+    assert sorted(os.listdir(shared)) == ["a", "b", "out"]
+    assert not (tmp_path / "scratch").exists()
+    assert [path.name for path in sorted(there.rglob("*")) if path.is_file()] == ["c", "d"]
+    assert [storage.is_local(path) for path in (shared, shared / "../shared/a", f"{shared}2", tmp_path, "/")] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_links_where_a_folder_is_shared(shared: Path, tmp_path: Path) -> None:
+    there = tmp_path / "other" / tmp_path.relative_to("/")
+    storage.write_atomic(shared / "a", lambda stream: stream.write(b"x"))
+    storage.link(str(shared / "a"), str(shared / "last"))
+    storage.link(str(shared / "a"), str(tmp_path / "last"))
+    assert (shared / "last").is_symlink()
+    assert (there / "last").read_bytes() == b"x"
 
 
 def test_modified_is_the_time_of_writing(tmp_path: Path) -> None:

@@ -155,6 +155,24 @@ def test_what_fit_would_refuse() -> None:
     assert finding.what == "fit was given a Linear."
 
 
+class Configuring(Model):
+    def __init__(self, callbacks: Callable[[], list[pl.Callback]]) -> None:
+        super().__init__()
+        self.callbacks = callbacks
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return self.callbacks()
+
+
+def test_callbacks_of_the_model_that_cannot_be() -> None:
+    (finding,) = examined(Configuring(lambda: [pl.callbacks.ModelCheckpoint(), pl.callbacks.ModelCheckpoint()]))
+    assert (finding.level, finding.subject) == ("problem", "call")
+    assert finding.what.startswith("Found more than one stateful callback of type `ModelCheckpoint`")
+    empty: dict[str, list[pl.Callback]] = {}
+    (finding,) = examined(Configuring(lambda: empty["mine"]))
+    assert finding.what.startswith("KeyError: 'mine' (test_script_examination.py:")
+
+
 # ------------------------------------------------------------------------------------------------ data
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import ray
 import requests
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging
 
 from raylight.cli import job_client, job_files, jobs, submit
 from raylight.cli.main import main
@@ -51,7 +53,7 @@ def dashboard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     server.server_close()
 
 
-def job(*arguments: str) -> dict[str, object]:
+def job(*arguments: str) -> dict[str, Any]:
     options, scripts = submit._parse(submit._parser(), arguments)
     return submit._job(options, scripts)
 
@@ -129,6 +131,9 @@ def test_a_script_elsewhere(tmp_path: Path) -> None:
     assert f"give --working-dir {tmp_path}," in refusal("train.py", "--working-dir", "sub")
     Path("sub/inner.py").touch()
     assert "raylight run sub/inner.py" in str(job("sub/inner.py")["entrypoint"])
+    there = refusal("inner.py", "--working-dir", "sub")
+    assert there == "There is no script 'inner.py'. It is in --working-dir: give sub/inner.py."
+    assert refusal("nowhere.py", "--working-dir", "sub") == "There is no script 'nowhere.py'."
 
 
 def test_an_ignored_script() -> None:
@@ -140,13 +145,26 @@ def test_a_folder_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in {"data": 3, "ignored": 5, "more": 1, ".venv": 9}.items():
         Path(name).mkdir()
         with Path(name, "file").open("wb") as file:
-            file.truncate(size * 150 * 2**20)  # without content on the disk
+            file.truncate(size * 30 * 2**20)  # without content on the disk
     Path(".rayignore").write_text("ignored\n")
-    assert "has 600 MiB, and Ray takes less than 512 MiB. The largest in it: data (450 MiB), more (150 MiB)" in refusal(
-        "train.py"
-    )
+    told = "has 120 MiB, and Ray takes less than 100 MiB with a job. The largest in it: data (90 MiB), more (30 MiB)"
+    assert told in refusal("train.py")
     Path(".gitignore").write_text("data\n")
     assert job("train.py")
+
+
+def test_the_size_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of Ray's zip archive, but for its end; names count, as there may be many of them."""
+    for number in range(50):
+        Path(f"part-{number}").mkdir()
+        Path(f"part-{number % 25}/{number}.txt").write_text("ü")
+    package = tmp_path.parent / "package.zip"
+    packaging.create_package(str(tmp_path), package, include_gitignore=True)
+    size = package.stat().st_size
+    monkeypatch.setattr(ray_constants, "DASHBOARD_CLIENT_MAX_SIZE", size + 100)
+    assert job("train.py")
+    monkeypatch.setattr(ray_constants, "DASHBOARD_CLIENT_MAX_SIZE", size - 100)
+    assert "and Ray takes less than" in refusal("train.py")
 
 
 def test_env_files(tmp_path: Path) -> None:
@@ -158,8 +176,19 @@ def test_env_files(tmp_path: Path) -> None:
         with pytest.raises(MisconfigurationException, match="line 2: expected KEY=VALUE") as refused:
             job_files.read_env_file(str(file))
         assert "hidden-treasure" not in str(refused.value)
-    file.write_text("RAYLIGHT_RUN_ID=x\n")
-    assert "sets RAYLIGHT_RUN_ID, and so does an option" in refusal("train.py", "--env-file", str(file))
+
+
+def test_a_run_id_in_an_env_file() -> None:
+    Path("e.env").write_text("RAYLIGHT_RUN_ID=x\nA=1\n")
+    sent = job("train.py", "--env-file", "e.env")
+    assert "RAYLIGHT_RUN_ID=x" in shlex.split(str(sent["entrypoint"]))
+    assert sent["metadata"] == {"raylight_run_id": "x"}
+    assert sent["runtime_env"]["env_vars"] == {"A": "1"}
+    assert "sets RAYLIGHT_RUN_ID, and so does an option" in refusal("train.py", "--env-file", "e.env", "--run-id", "x")
+    Path("e.env").write_text("RAYLIGHT_RUN_ID=../x\n")
+    assert "The run id '../x' must be of letters" in refusal("train.py", "--env-file", "e.env")
+    Path("e.env").write_text("RAYLIGHT_RUN_ID=\n")
+    assert str(job("train.py", "--env-file", "e.env")["metadata"]).startswith("{'raylight_run_id': 'train-20")
 
 
 @pytest.mark.parametrize(

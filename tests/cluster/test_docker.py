@@ -77,6 +77,15 @@ def test_the_files_of_a_run_outlive_the_container(compose):
     assert head["environment"][STORAGE_VARIABLE].startswith(folders)
 
 
+def test_the_commands_at_the_top_set_what_it_needs(compose, files):
+    text = (files / "docker" / "compose.yaml").read_text()
+    needed = set(re.findall(r"\$\{(\w+):\?", "".join(line for line in text.splitlines() if line[:1] != "#")))
+    assert needed == {"RAY_AUTH_TOKEN", "RAYLIGHT_WORK"}
+    assert set(re.findall(r"^#   export (\w+)=", text, re.MULTILINE)) == needed
+    # A folder that is relative would be so to compose.yaml's, which has no scripts.
+    assert compose["services"]["head"]["volumes"][0].startswith("${RAYLIGHT_WORK:?")
+
+
 def test_what_the_environment_says_of_the_image_reaches_its_build(compose, image):
     arguments = compose["services"]["head"]["build"]["args"]
     assert arguments["TORCH_INDEX"] == "${TORCH_INDEX:-}"

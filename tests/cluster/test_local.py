@@ -26,6 +26,7 @@ def settings() -> Iterator[dict[str, str]]:
     yield {
         "RAYLIGHT_PORT": free_port(),
         "RAYLIGHT_DASHBOARD_PORT": free_port(),
+        "RAYLIGHT_AGENT_PORT": free_port(),
         "RAYLIGHT_CLUSTER_DIR": folder,
     }
     shutil.rmtree(folder)

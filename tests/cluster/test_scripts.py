@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -62,13 +63,17 @@ def test_a_mistake_is_named(files, run, tmp_path, arguments, message):
     assert message in result.stderr
 
 
-def test_a_port_that_is_taken_is_named(files, run, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-        result = run(files / "local.sh", "start", "2", RAYLIGHT_PORT=port, RAYLIGHT_CLUSTER_DIR=str(tmp_path))
+def test_ports_that_are_taken_are_named(files, run, tmp_path):
+    variables = ("RAYLIGHT_PORT", "RAYLIGHT_DASHBOARD_PORT", "RAYLIGHT_AGENT_PORT")
+    with contextlib.ExitStack() as servers:
+        taken = [servers.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in variables]
+        ports = dict(zip(variables, map(str, taken), strict=True))
+        result = run(files / "local.sh", "start", "2", RAYLIGHT_CLUSTER_DIR=str(tmp_path), **ports)
     assert result.returncode == 1
-    assert f"port {port} is taken" in result.stderr
-    assert "RAYLIGHT_PORT=" in result.stderr
+    for port in taken:
+        assert f"port {port} is taken" in result.stderr
+    others = " ".join(f"{variable}={port + 1}" for variable, port in zip(variables, taken, strict=True))
+    assert f"choose another: {others} {files / 'local.sh'} start" in result.stderr
 
 
 def test_stop_without_a_cluster_says_so_and_touches_nothing(files, run, tmp_path):
@@ -122,6 +127,18 @@ def test_status_fails_where_ray_does(files, run, other_ray, started):
 def test_a_job_that_is_stopped_has_time_to_save(files, run, other_ray, given, granted):
     result = run(files / "local.sh", "head", "2", **other_ray('echo "$RAY_JOB_STOP_WAIT_TIME_S"'), **given)
     assert result.stdout.splitlines() == [granted]
+
+
+@pytest.mark.parametrize(("given", "port"), [({}, "52365"), ({"RAYLIGHT_AGENT_PORT": "1234"}, "1234")])
+def test_the_port_of_the_agent(files, run, other_ray, given, port):
+    variables = other_ray('echo "$@"')
+    wget = Path(variables["PATH"].split(os.pathsep)[0]) / "wget"
+    wget.write_text(f'#!/bin/bash\n[[ "$*" == *http://127.0.0.1:{port}/* ]] && echo success\n')
+    wget.chmod(0o755)
+    for node in (["head", "2"], ["worker", "10.0.0.1:6379", "2"]):
+        told = run(files / "local.sh", *node, RAY_AUTH_TOKEN="a", **variables, **given)
+        assert f" --dashboard-agent-listen-port={port} " in told.stdout
+    assert run(files / "local.sh", "health", **variables, **given).returncode == 0
 
 
 @pytest.mark.parametrize(("given", "launcher"), [({}, "ray"), ({"RAYLIGHT_LAUNCHER": "local"}, "local")])

@@ -38,13 +38,13 @@ def run(tmp_path: Path) -> Callable[[str, str], Any]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 def test_files_of_workers_elsewhere(run: Any) -> None:
-    """They do not see the driver's disk; checkpoints and logs are there all the same, and are read from there."""
+    """They do not see the driver's disk, or not all; what they write is there all the same, and is read from there."""
     done = run("elsewhere.py", "elsewhere")
     assert done["seen"] == []
     assert done["best"] == 1
     assert done["steps"] == 48
     assert done["files"] == ["files/epoch=1-step=32.ckpt", "files/epoch=2-step=48.ckpt", "files/last.ckpt"]
-    assert done["logs"] == 2
+    assert done["logs"] == [1, 1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="only root makes networks, with iproute2")

@@ -38,6 +38,13 @@ def test_the_sessions_cluster(ray_cluster: str, tmp_path: Path, wait_until: Call
     wait_until(lambda: living() <= before)
 
 
+def test_a_folder_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert list(examination._examine_storage("~/runs", [], 1)) == []
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["home", "home/runs"]
+
+
 def test_what_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It listens, and says nothing."""
     monkeypatch.setattr(examiner, "GRACE_SECONDS", 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,15 @@ def test_checkpoints(home: Path) -> None:
     assert torch.equal(loaded["state_dict"]["weight"], torch.arange(1000.0))
     storage.use_home(None)
     assert torch.load(home / "some.ckpt", weights_only=True)["epoch"] == 3
+
+
+def test_what_a_worker_elsewhere_sees(server: Any, tmp_path: Path) -> None:
+    home = home_files.Home(server, str(tmp_path))
+    assert home.files() == (None, None)  # the driver's own node
+    home._node_id = "another"
+    assert home.files() == (PyFileSystem(HomeHandler(server, os.getcwd())), os.path.realpath(tmp_path))
+    home.remove_marker()
+    assert home.files()[1] is None
 
 
 def test_errors_are_those_of_the_file_system(home: Path) -> None:

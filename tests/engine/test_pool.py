@@ -17,7 +17,7 @@ from ray.util import placement_group, remove_placement_group
 from small_models import QUIET, Linear, batches
 
 import raylight as pl
-from raylight.engine import pool
+from raylight.engine import cluster, pool
 from raylight.utilities.exceptions import ResourceError, WorkerError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(60)]
@@ -121,6 +121,26 @@ def test_the_holder_of_the_resources_is_named(no_workers: None, two_workers: Any
             two_workers(resource_timeout=1).fit(Linear(), batches())
     finally:
         remove_placement_group(held)
+
+
+def test_more_nodes_than_a_cluster_of_raylights_own_has(no_workers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a one does not grow, so there is nothing to wait for."""
+    monkeypatch.setattr(cluster, "_own", cluster.session())
+    trainer = pl.Trainer(devices=1, num_nodes=2, resource_timeout=50, **QUIET)
+    with pytest.raises(ResourceError, match=r"must spread over 2 nodes \(num_nodes\); it has 1\.") as refused:
+        trainer.fit(Linear(), batches())
+    assert "Waited" not in str(refused.value)
+
+
+@pytest.mark.parametrize("other", [("session_of_before", None), (None, "02000000")])
+def test_another_cluster_is_not_raylights(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch, other: tuple[str | None, str | None]
+) -> None:
+    now = cluster.session()
+    monkeypatch.setattr(cluster, "_own", tuple(new or old for new, old in zip(other, now, strict=True)))
+    cluster.connect(3, 1)  # which it would end, for one of three CPUs, if it were
+    cluster.disconnect()
+    assert cluster.session() == now
 
 
 @pytest.mark.slow

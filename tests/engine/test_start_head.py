@@ -191,3 +191,15 @@ def test_absurd_number_of_workers_is_an_error_at_once(environment: dict[str, str
     told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert told.returncode == 1
     assert "ResourceError: 3000 workers with 1 CPU each are asked for" in told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_one_ray_after_the_other(environment: dict[str, str], tmp_path: Path) -> None:
+    """Workers of a Ray that is over are no longer used, and one that the user has started is not ended."""
+    command = [sys.executable, str(PROGRAM.with_name("restarted.py"))]
+    told = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=220)
+    assert told.returncode == 0, told.stderr[-3000:]
+    done = json.loads(told.stdout.splitlines()[-1])
+    assert done.pop("refused").startswith("2 workers with 2 CPU each are asked for, but the cluster has")
+    assert done == {"steps": [2] * 4, "sessions": 4, "jobs": 1, "alive": "alive", "is_users": True}

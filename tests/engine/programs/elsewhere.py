@@ -1,4 +1,6 @@
-"""A run whose workers are on a node that has another file system in place of the driver's working directory.
+"""Runs whose workers are on a node that has another file system in place of the driver's working directory.
+
+The second's default_root_dir, beside that, is seen by all.
 
 To be started in an empty folder, with the right to mount. The result is printed as JSON.
 """
@@ -35,11 +37,11 @@ class Model(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.1)
 
 
-def trainer(max_epochs: int) -> pl.Trainer:
+def trainer(max_epochs: int, root: str) -> pl.Trainer:
     checkpoint = pl.callbacks.ModelCheckpoint("files", monitor="loss_epoch", save_top_k=2, save_last=True)
     return pl.Trainer(
         num_workers=2, accelerator="cpu", max_epochs=max_epochs, callbacks=[checkpoint], enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, default_root_dir=root,
     )  # fmt: skip
 
 
@@ -48,20 +50,21 @@ def main() -> None:
     start = f"{sys.executable} -m ray.scripts.scripts start --address {cluster.address} --num-cpus 2 --block"
     node = subprocess.Popen(["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none '{os.getcwd()}' && exec {start}"])
     Path("drivers").touch()
+    Path("../shared").mkdir()
     ray.init(address=cluster.address, log_to_driver=False)
     pl.seed_everything(1)
     model = Model()
     data = DataLoader(torch.randn(32, 1), batch_size=1)
-    with trainer(2) as first:
+    with trainer(2, ".") as first:
         first.fit(model, data)
         seen = model.seen
         best = torch.load(first.checkpoint_callback.best_model_path, weights_only=True)["epoch"]
-        again = trainer(3)
+        again = trainer(3, "../shared")
         again.fit(model, data, ckpt_path="last")
     result = {
         "seen": seen, "best": best, "steps": again.global_step,
         "files": sorted(str(path) for path in Path("files").iterdir()),
-        "logs": len(list(Path("lightning_logs").rglob("events.*"))),
+        "logs": [len(list(Path(root, "lightning_logs").rglob("events.*"))) for root in (".", "../shared")],
     }  # fmt: skip
     print(json.dumps(result))
     ray.shutdown()
