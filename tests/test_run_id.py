@@ -192,6 +192,8 @@ def test_where_paths_lie(storage: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert trainer.default_root_dir == "s3://bucket/runs/x"
     assert trainer.logger.save_dir == f"{tmp_path}/raylight/x"
     assert trainer.checkpoint_callback.dirpath == "s3://bucket/runs/x/checkpoints"
+    monkeypatch.setenv(STORAGE_VARIABLE, f"file://{tmp_path}/runs")
+    assert pl.Trainer().default_root_dir == f"{tmp_path}/runs/x"
     monkeypatch.delenv(STORAGE_VARIABLE)
     assert pl.Trainer(logger=False).default_root_dir == f"{tmp_path}/raylight/x"
     monkeypatch.delenv(RUN_ID_VARIABLE)

@@ -68,6 +68,14 @@ def is_local(path: PathOrURI) -> bool:
     return _local_path(path) is not None
 
 
+def path_without_scheme(path: PathOrURI) -> str | None:
+    """A path, be it given as a ``file://`` URI; None for other URIs."""
+    text = _text(path)
+    if text.startswith("file://"):
+        return url2pathname(urlsplit(text).path)
+    return text if _URI.fullmatch(text) is None else None
+
+
 def join(path: PathOrURI, *parts: str) -> str:
     """``path`` with ``parts`` below it; the options of a URI stay at its end.
 
@@ -86,7 +94,7 @@ def parent(path: PathOrURI) -> str:
     text = _text(path)
     uri = _URI.fullmatch(text)
     if uri is None or text.startswith("file://"):
-        return os.path.dirname(_path_without_scheme(path) or text)
+        return os.path.dirname(path_without_scheme(path) or text)
     return uri["root"] + uri["path"].rpartition("/")[0] + (uri["options"] or "")
 
 
@@ -335,23 +343,16 @@ def _text(path: PathOrURI) -> str:
 
 def _local_path(path: PathOrURI) -> str | None:
     """The path for ``os``, or None when ``path`` is remote."""
-    local = _path_without_scheme(path)
+    local = path_without_scheme(path)
     if _home is None or local is None:
         return local
     local = str(_home.normalize_path(local))
     return local if _shared is not None and PurePath(os.path.realpath(local)).is_relative_to(_shared) else None
 
 
-def _path_without_scheme(path: PathOrURI) -> str | None:
-    text = _text(path)
-    if text.startswith("file://"):
-        return url2pathname(urlsplit(text).path)
-    return text if _URI.fullmatch(text) is None else None
-
-
 def _remote(path: PathOrURI) -> tuple[Any, str]:
     """The ``pyarrow.fs.FileSystem`` of a URI, and the path in it."""
-    if _home is not None and (local := _path_without_scheme(path)) is not None:
+    if _home is not None and (local := path_without_scheme(path)) is not None:
         return _home, _home.normalize_path(local)
     uri = _URI.fullmatch(_text(path))
     assert uri is not None

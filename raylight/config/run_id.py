@@ -64,7 +64,8 @@ def run_folder(local: bool = False) -> str:
     root = os.environ.get(STORAGE_VARIABLE) or DEFAULT_STORAGE
     if local and not storage.is_local(root):
         root = DEFAULT_STORAGE
-    return storage.join(os.path.abspath(os.path.expanduser(root)) if storage.is_local(root) else root, name)
+    path = storage.path_without_scheme(root)
+    return storage.join(root if path is None else os.path.abspath(os.path.expanduser(path)), name)
 
 
 def below_run(path: str | os.PathLike[str], local: bool = False) -> str | os.PathLike[str]:
