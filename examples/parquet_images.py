@@ -87,9 +87,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     pl.seed_everything(0)
-    write_images(args.folder)
-    train = ray.data.read_parquet(str(args.folder / "train.parquet"))
-    test = ray.data.read_parquet(str(args.folder / "test.parquet"))
+    folder = args.folder.absolute()  # Ray's tasks may have another working directory
+    write_images(folder)
+    train = ray.data.read_parquet(str(folder / "train.parquet"))
+    test = ray.data.read_parquet(str(folder / "test.parquet"))
     if not args.stream:
         train, test = train.materialize(), test.materialize()
 
@@ -109,7 +110,7 @@ def main() -> None:
         val_dataloaders=val_batches,
     )
 
-    predictions = args.folder / "predictions"
+    predictions = folder / "predictions"
     shutil.rmtree(predictions, ignore_errors=True)  # of an earlier run: other weights
     trainer.predict(model, val_batches, write_to=predictions)
     rows = pq.read_table(predictions)
