@@ -152,9 +152,12 @@ def test_population_takes_over_weights_with_new_parameters(tiny_sweep: Sweep) ->
     space, flags = {"lr": tune.loguniform(1e-6, 0.2)}, {"max_epochs": 6, **tiny.FLAGS}
     result = tiny_sweep(space, num_samples=4, scheduler="pbt", max_concurrent=None, trainer=flags)
     drawn = {params["lr"] for params in draw(space, 4, seed=0)}
-    assert [trial.reports[-1]["reports"] for trial in result.trials] == [6.0] * 4
-    assert {trial.params["lr"] for trial in result.trials} - drawn  # some have changed
-    for trial in result.trials:
+    # One that begins when others are done takes over from a complete one, and has nothing left to do.
+    trained = [trial for trial in result.trials if trial.last is not None]
+    assert len(trained) >= 3
+    assert [trial.reports[-1]["reports"] for trial in trained] == [6.0] * len(trained)
+    assert {trial.params["lr"] for trial in trained} - drawn  # some have changed
+    for trial in trained:
         assert trial.last is not None
         checkpoint = torch.load(Path(result.path) / trial.last.checkpoint, weights_only=True)
         assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == trial.last.params["lr"]
