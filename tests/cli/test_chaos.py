@@ -100,7 +100,7 @@ def test_a_script(ray_cluster: str, nothing_held: Any, tmp_path: Path, seeding: 
 @pytest.mark.timeout(600)
 def test_nodes(tmp_path: Path) -> None:
     """On a cluster of its own, beside the session's: it loses workers and nodes."""
-    (tmp_path / "script.py").write_text(SCRIPT.replace("max_epochs=2", "max_epochs=8, devices=2"))
+    (tmp_path / "script.py").write_text(SCRIPT.replace("max_epochs=2", "max_epochs=16, devices=2"))
     options = ["--nodes", "3", "--kill", "every=2s", "--most", "4", "--seed", "2"]
     command = [sys.executable, "-m", "raylight", "chaos", *options, "script.py", "seeded"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
