@@ -332,6 +332,7 @@ class TrainData:
         assert iterator is not None
         if throughput is not None:
             iterator = throughput.watch(iterator)
+        self.in_shadow = False
         if self.is_uneven:
             return self._joined(iterator, skip)
         return self._known(iterator, skip) if math.isfinite(self.num_batches) else self._unknown(iterator, skip)

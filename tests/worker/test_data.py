@@ -463,6 +463,20 @@ def test_a_rank_without_a_batch_goes_on_with_one_that_does_not_count() -> None:
     assert [(index, given.in_shadow, is_last) for index, _, is_last in given.batches(skip)] == [(4, True, True)]
 
 
+def test_the_batches_of_an_even_epoch_count_after_an_uneven_one() -> None:
+    given = data.TrainData(elastic(2, 1, most=2, num_samples=16), 1.0)  # 8 batches of all
+    given.set_epoch(0)
+    skip = given.take_over(3)
+    given.set_epoch(0)
+    given.start(skip)
+    assert [given.in_shadow for _ in given.batches(skip)] == [False, False, True]
+    given.end(4)
+    given.set_epoch(1)
+    assert not given.is_uneven
+    given.start(0)
+    assert [given.in_shadow for _ in given.batches(0)] == [False] * 4
+
+
 class _Own(BatchSampler):
     def __init__(self, batches: BatchSampler) -> None:
         self._batches = batches
