@@ -109,5 +109,10 @@ def kill_process(info: WorkerInfo) -> None:
         os.kill(info.pid, signal.SIGKILL)
         return
     there = NodeAffinitySchedulingStrategy(info.node_id, soft=False)
-    end: Any = ray.remote(num_cpus=0, max_retries=0)(os.kill)
-    end.options(scheduling_strategy=there).remote(info.pid, signal.SIGKILL)
+    end: Any = ray.remote(num_cpus=0, max_retries=0)(_kill_here)
+    end.options(scheduling_strategy=there).remote(info.pid)
+
+
+def _kill_here(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it is gone already
+        os.kill(pid, signal.SIGKILL)

@@ -221,7 +221,8 @@ def test_a_job_near_its_time_limit_is_queued_again_under_the_same_run(files, slu
 
     def is_queued() -> bool:
         text = slurm.call("scontrol", "show", "job", job)
-        return "Restarts=1" in text and "JobState=PENDING" in text
+        node = slurm.call("sinfo", "-h", "-o", "%t")  # idle when what was left of the first start is gone
+        return "Restarts=1" in text and "JobState=PENDING" in text and "idle" in node
 
     wait_until(is_queued, 120)
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # a requeued job waits for two minutes by itself
