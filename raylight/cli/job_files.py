@@ -50,9 +50,10 @@ def _check_content(folder: Path, script: Path) -> None:
 
     def look(path: Path) -> None:
         nonlocal has_script
-        if path.is_file() or not any(path.iterdir()):
+        is_file = path.is_file()
+        if is_file or (path.is_dir() and not any(path.iterdir())):  # neither a link to nowhere nor a socket
             below = path.relative_to(folder)
-            content = path.stat().st_size if path.is_file() else 0
+            content = path.stat().st_size if is_file else 0
             sizes[below.parts[0]] += content + ZIP_HEADERS + 2 * len(os.fsencode(below))
             has_script = has_script or path == script
 
