@@ -231,6 +231,7 @@ def test_second_fit_goes_on(same_in_both: Any) -> None:
 def test_the_same_in_the_background(in_raylight: Any, case: str) -> None:
     arguments, flags = CASES[case]
     outcomes = []
+    children = psutil.Process().children()  # of other tests
     for async_save in (False, True):
         program = type(in_raylight)(in_raylight.pl, in_raylight.root / str(async_save))
         checkpoint = ModelCheckpoint(dirpath=program.root / "kept", async_save=async_save, **arguments)
@@ -238,7 +239,7 @@ def test_the_same_in_the_background(in_raylight: Any, case: str) -> None:
         outcomes.append(left_behind(program, checkpoint))
         assert load(checkpoint.last_model_path or checkpoint.best_model_path)["state_dict"]
     assert outcomes[0] == outcomes[1]
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= set(children)
 
 
 @pytest.mark.parametrize("saves_all", [True, False], ids=["training's state", "weights only"])
