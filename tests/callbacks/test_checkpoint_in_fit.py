@@ -289,11 +289,12 @@ def test_nothing_is_under_way_after_an_exception(in_raylight: Any) -> None:
                 raise RuntimeError("broken")
 
     checkpoint = ModelCheckpoint(in_raylight.root, async_save=True, save_top_k=-1, save_on_exception=True)
+    children = psutil.Process().children()  # of other tests
     with pytest.raises(RuntimeError, match="broken"):
         in_raylight.trainer(Broken(), checkpoint, max_epochs=3).fit(in_raylight.model())
     assert in_raylight.files() == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"]
     assert [load(in_raylight.root / name)["global_step"] for name in in_raylight.files()] == [4, 8]
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= set(children)
 
 
 @pytest.mark.timeout(60)
