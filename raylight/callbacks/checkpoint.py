@@ -234,7 +234,7 @@ class ModelCheckpoint(Checkpoint):
             )
         if trainer.is_global_zero:
             storage.delete_leftovers(dirpath)
-            if self.save_top_k != 0 and has_files(dirpath):
+            if self.save_top_k != 0 and has_files(dirpath) and not trainer.going_on:
                 rank_zero_warn(f"Checkpoint directory {dirpath} exists and is not empty.")
 
     def teardown(self, trainer: TrainerView, pl_module: LightningModule, stage: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ class Surroundings:
     """The driver's, as they were when this was made."""
 
     cwd: str
+    argv: list[str]
+    """The script and its arguments, as hooks may read them."""
     environment: dict[str, str]
     """Variables that the script has set."""
     in_lightnings_place: bool
@@ -30,6 +33,7 @@ class Surroundings:
         """Runs on the driver."""
         return cls(
             cwd=os.getcwd(),
+            argv=sys.argv.copy(),
             environment=changed_environment(),
             in_lightnings_place=aliases.installed(),
             rng_state=seed.rng_state(include_cuda=False),
@@ -40,6 +44,7 @@ class Surroundings:
     def adopt(self) -> None:
         """Runs in every worker, before anything of the script's is unpickled."""
         os.environ.update(self.environment)
+        sys.argv[:] = self.argv
         if self.in_lightnings_place:
             aliases.install()
         if os.path.isdir(self.cwd):

@@ -86,7 +86,8 @@ def running_cluster() -> Iterator[None]:
     """Ray is there for programs to join."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", PYTHONPATH=str(HERE.parents[1]))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(RAY_PORT)]
-    with tempfile.TemporaryFile("w+") as output:
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        os.environ["RAY_TMPDIR"] = folder  # its address is left there, and not where other programs look for one
         head = subprocess.Popen([*command, "--num-cpus", "2"], stdout=output, stderr=subprocess.STDOUT)
         try:
             while "Ray runtime started" not in said(output):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,6 +175,18 @@ def test_a_left_attempt_leaves_the_file_that_it_was_resumed_from(tmp_path: Path)
     assert left.newest is not None
     Attempt(Linear(), [keeper]).run(left.newest)
     assert not Path(keeper.ckpt_path).exists()
+
+
+@pytest.mark.usefixtures("_nobody_fetches")
+def test_files_of_a_run_that_goes_on_are_no_surprise(tmp_path: Path) -> None:
+    """Nobody is warned of a folder that is not empty."""
+    keeper = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=2)
+    left = Attempt(Linear(), [keeper, Leave(4)]).run()
+    assert list(tmp_path.iterdir())
+    assert left.newest is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Attempt(Linear(), [keeper]).run(left.newest)
 
 
 # ---------------------------------------------------------------------------------------------------- attributes

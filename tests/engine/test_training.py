@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any, NamedTuple
 
 import psutil
@@ -174,6 +175,17 @@ def test_logged_metrics_come_back(two_workers: Any) -> None:
     trainer = two_workers(logger=CSVLogger("."), log_every_n_steps=2)
     trainer.fit(Validated(), batches(16), batches(6))
     assert set(trainer.logged_metrics) == {"train_loss", "val_loss"}
+
+
+def test_hooks_read_the_scripts_arguments(two_workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reads(Linear):
+        def on_train_start(self) -> None:
+            self.arguments = sys.argv.copy()
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "--lr", "0.1"])
+    model = Reads()
+    two_workers().fit(model, batches())
+    assert model.arguments == ["train.py", "--lr", "0.1"]
 
 
 def test_fit_again_goes_on(two_workers: Any) -> None:
